@@ -334,9 +334,7 @@ def plan(
     taken = {lock: name for name, target in targets.items() if name in live and (lock := target.lock)}
     free = slots - len(live)
     decisions: dict[str, Planned] = {}
-    for name in sorted(
-        targets, key=lambda name: (observed.get(name, nothing).attempted_at or _LONG_AGO, name)
-    ):
+    for name in sorted(targets, key=lambda name: (observed.get(name, nothing).attempted_at or _LONG_AGO, name)):
         target = targets[name]
         busy = ""
         if target.lock in taken:

@@ -20,7 +20,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     StringConstraints,
     WithJsonSchema,
     model_validator,
@@ -104,9 +103,7 @@ BranchName = Annotated[str, StringConstraints(pattern=_REF_PATTERN)]
 Duration = Annotated[float, BeforeValidator(_duration), _DURATION_SCHEMA]
 PositiveDuration = Annotated[float, BeforeValidator(_duration), AfterValidator(_positive), _DURATION_SCHEMA]
 Flag = Annotated[bool, BeforeValidator(_boolean), _BOOL_SCHEMA]
-Variable = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_variable)
-]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_variable)]
 Value = Annotated[str, StringConstraints(max_length=32_768), AfterValidator(_no_nul), _VALUE_SCHEMA]
 Variables = Annotated[Mapping[Variable, Value], Field(max_length=MAX_VARIABLES)]
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
@@ -153,8 +150,8 @@ class Follow(Spec):
     """What a target follows: a branch, the newest tag of a pattern, or the highest tag of a semver range."""
 
     branch: BranchName | None = Field(None, description="The newest commit of this branch.")
-    tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_*?\[][A-Za-z0-9_./+*?\[\]!-]{0,199}$")] | None = (
-        Field(None, description="The newest tag that matches this pattern.")
+    tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_*?\[][A-Za-z0-9_./+*?\[\]!-]{0,199}$")] | None = Field(
+        None, description="The newest tag that matches this pattern."
     )
     semver: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z^~<>=|*., +-]{1,200}$")] | None = Field(
         None, description="The highest version within this range."
@@ -222,7 +219,9 @@ class Target(Spec):
         None, description="Without commit: what is deployed. Beside commit: only watched."
     )
     within: BranchName | None = Field(None, description="The commit must be reachable from this branch or tag.")
-    signed_by: tuple[Name, ...] = Field((), description="Key sets of the daemon's settings, one of which must have signed.")
+    signed_by: tuple[Name, ...] = Field(
+        (), description="Key sets of the daemon's settings, one of which must have signed."
+    )
     path: RepoPath = Field(".", description="The directory of the repository in which the steps run.")
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MAX_STEPS)] = Field(
         DEFAULT_STEPS, description="What runs, in order; the first failure ends the deploy."

@@ -17,7 +17,8 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,252}[a-z0-9])?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SCP = re.compile(r"(?:([^@:/]+)@)?([^@:/]+):(?!/)(.+)")
-_UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f\\\u2028\u2029]")
+# `$` and the backtick as well: RECONCILER_REPO reaches make, which expands variables as code.
+_UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f\\$`\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def parse(text: str) -> RepoUrl:
     if text.startswith("-"):
         raise ValueError("a URL cannot begin with a dash")
     if _UNSAFE.search(text):
-        raise ValueError("a URL cannot hold spaces, control characters or backslashes")
+        raise ValueError("a URL cannot hold spaces, control characters, backslashes, dollar signs or backticks")
     if text.startswith("/"):
         return _local(text)
     scheme = _SCHEME.match(text)

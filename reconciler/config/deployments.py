@@ -78,7 +78,9 @@ def parse_file(data: bytes, file: str, policy: UrlPolicy) -> ParsedFile:
         return ParsedFile(file, problems=tuple(problems), fatal=True)
     flaws_of_defaults = _flaws(document, "defaults")
     entries = [
-        _entry(name, node, targets.keys[name], defaults, (*flaws_of_defaults, *_flaws(document, "targets", name)), policy)
+        _entry(
+            name, node, targets.keys[name], defaults, (*flaws_of_defaults, *_flaws(document, "targets", name)), policy
+        )
         for name, node in targets.value.items()
     ]
     known = {flaw.problem for flaw in document.flaws}
@@ -153,6 +155,4 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
     model: type[BaseModel] = Target
     if len(path) > 1:
         model = _SUBMODELS.get(str(path[0]), Target)
-    return [
-        info.alias or name for name, info in model.model_fields.items() if not (model is Target and name == "name")
-    ]
+    return [info.alias or name for name, info in model.model_fields.items() if not (model is Target and name == "name")]

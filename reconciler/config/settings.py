@@ -53,9 +53,7 @@ def _url(text: str) -> str:
 Switch = Annotated[bool, BeforeValidator(_flag)]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4_096)]
 Address = Annotated[str, AfterValidator(_address)]
-Provider = Literal[
-    "github", "gitlab", "gitea", "forgejo", "gogs", "bitbucket", "bitbucket-server", "azure", "generic"
-]
+Provider = Literal["github", "gitlab", "gitea", "forgejo", "gogs", "bitbucket", "bitbucket-server", "azure", "generic"]
 
 
 class ConfigRepo(Spec):
@@ -188,9 +186,7 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def load(
-    data: bytes | None, file: str, environment: Mapping[str, str], flags: Mapping[Sequence[str], str]
-) -> Settings:
+def load(data: bytes | None, file: str, environment: Mapping[str, str], flags: Mapping[Sequence[str], str]) -> Settings:
     """Return the settings of a file's bytes, an environment and flags.
 
     `flags` maps a path of keys to a value: `{("state_dir",): "/x"}`. Raises SettingsError with all problems

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
@@ -103,7 +104,7 @@ class _Builder:
         self.root: Node | None = None
         self.flaws: list[Flaw] = []
 
-    def _place(self, mark: yaml.Mark) -> Place:
+    def _place(self, mark: Any) -> Place:
         return Place(self._file, mark.line + 1, mark.column + 1)
 
     def _here(self) -> Path:
@@ -114,7 +115,7 @@ class _Builder:
             return (*top.path, len(top.node.value))
         return top.path if top.key is None else (*top.path, top.key)
 
-    def _flaw(self, mark: yaml.Mark, message: str) -> None:
+    def _flaw(self, mark: Any, message: str) -> None:
         path = self._here()
         self.flaws.append(Flaw(path, Problem(self._place(mark), dotted(path), message)))
 

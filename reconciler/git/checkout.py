@@ -1,0 +1,126 @@
+"""Checking one commit out: exactly its tree, in a fresh directory, with a working `.git`. In a worker process.
+
+Fresh, because libgit2 writes through symbolic links that an earlier checkout or deploy left (threat S1). The
+`.git` is the checkout's own: objects are borrowed from the mirror, tags are copied (so `git describe` works),
+and whatever a step does to it never reaches the mirror.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pygit2
+from pygit2.enums import CheckoutStrategy, FileMode
+
+from reconciler.errors import ReconcilerError, SourceError, SourceReason
+from reconciler.git.mirror import check_space
+
+MAX_ENTRIES = 200_000
+MAX_BYTES = 4 * 1024**3
+MAX_DEPTH = 100
+MAX_PATH = 4_000  # bytes; the kernel's limit is 4,096 with the directory before it
+
+
+class BadTree(ReconcilerError):  # noqa: N818 - named as what it is
+    """A tree that cannot be checked out: `reason` is bad_tree or tree_too_large."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def checkout(mirror: Path, commit: str, destination: Path) -> dict[str, Any]:
+    """Make `destination` the tree of `commit`; return what it holds. Raises BadTree or SourceError.
+
+    No lock on the mirror is needed: objects are only ever added to it, and a mirror that is made anew
+    meanwhile ends in an error here, never in a wrong tree.
+    """
+    check_space(destination.parent)
+    try:
+        source = pygit2.Repository(str(mirror))
+        found = source[commit].peel(pygit2.Commit)
+        entries, size = measure(source, found.tree)
+        if destination.exists() or destination.is_symlink():
+            _remove(destination)
+        destination.mkdir(mode=0o700)
+        repository = pygit2.init_repository(str(destination))
+        _borrow(mirror, Path(repository.path), source)
+        # Opened again, so that the borrowed objects are seen.
+        repository = pygit2.Repository(str(destination))
+        repository.checkout_tree(repository[commit], strategy=CheckoutStrategy.FORCE)  # type: ignore[no-untyped-call]
+        repository.set_head(found.id)
+        if repository.index.write_tree() != found.tree.id:
+            raise BadTree("bad_tree", f"the index of the checkout is not the tree of {commit}")
+    except (pygit2.GitError, KeyError, ValueError) as error:
+        raise SourceError(SourceReason.CORRUPT, f"{commit[:10]} cannot be checked out: {error}") from error
+    except OSError as error:
+        raise SourceError(SourceReason.DISK_FULL, f"{commit[:10]} cannot be checked out: {error.strerror}") from error
+    return {"entries": entries, "bytes": size}
+
+
+def measure(repository: pygit2.Repository, tree: pygit2.Tree) -> tuple[int, int]:
+    """Return how many entries and bytes a tree has; raise BadTree for one that is hostile or too large.
+
+    Counts while it walks, so a bomb of nested trees costs no more than its bound.
+    """
+    entries = size = 0
+    pending = [(tree, 0, 0)]
+    while pending:
+        folder, depth, length = pending.pop()
+        if depth > MAX_DEPTH:
+            raise BadTree("tree_too_large", f"the tree is nested more than {MAX_DEPTH} levels deep")
+        names: set[str] = set()
+        for entry in folder:
+            entries += 1
+            if entries > MAX_ENTRIES:
+                raise BadTree("tree_too_large", f"the tree has more than {MAX_ENTRIES} entries")
+            name = entry.name or ""
+            _check_name(name)
+            if name in names:
+                raise BadTree("bad_tree", f"the tree has two entries named {name!r}")
+            names.add(name)
+            path_length = length + len(os.fsencode(name)) + 1
+            if path_length > MAX_PATH:
+                raise BadTree("tree_too_large", f"the tree has a path of more than {MAX_PATH} bytes")
+            if entry.filemode == FileMode.TREE:
+                pending.append((repository[entry.id].peel(pygit2.Tree), depth + 1, path_length))
+            elif entry.filemode != FileMode.COMMIT:
+                size += repository.odb.read_header(entry.id)[1]
+            if size > MAX_BYTES:
+                raise BadTree("tree_too_large", f"the tree has more than {MAX_BYTES // 1024**3} GiB")
+    return entries, size
+
+
+def _check_name(name: str) -> None:
+    plain = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    if plain.lower() in ("", ".", "..", ".git") or "/" in name or any(ord(char) < 32 for char in name):  # noqa: PLR2004
+        raise BadTree("bad_tree", f"the tree has an entry with the forbidden name {name!r}")
+
+
+def _borrow(mirror: Path, git: Path, source: pygit2.Repository) -> None:
+    """Give a new `.git` the mirror's objects and tags."""
+    (git / "objects" / "info").mkdir(exist_ok=True)
+    (git / "objects" / "info" / "alternates").write_text(f"{mirror}/objects\n", encoding="utf-8")
+    shutil.rmtree(git / "hooks", ignore_errors=True)
+    lines = ["# pack-refs with: peeled fully-peeled sorted"]
+    for name in sorted(ref for ref in source.references if ref.startswith("refs/tags/")):
+        reference = source.lookup_reference(name)
+        lines.append(f"{reference.target} {name}")
+        try:
+            peeled = reference.peel().id
+        except (pygit2.GitError, ValueError):
+            continue
+        if peeled != reference.target:
+            lines.append(f"^{peeled}")
+    (git / "packed-refs").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)

@@ -1,0 +1,207 @@
+"""Fetching into a mirror: a bare copy of a Source, which is disposable. Runs in a worker process.
+
+All branches and tags are fetched (a default server refuses to send a bare commit id over the protocol that
+libgit2 speaks), then each wanted pin is looked for, then asked for by its id. A ref of our own keeps every
+pin alive, so that no rewritten branch takes a deployed commit away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pygit2
+from pygit2.enums import CredentialType, FetchPrune
+
+from reconciler.errors import SourceError, SourceReason
+from reconciler.git.credentials import covers
+
+REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+PIN_REFS = "refs/reconciler/pins/"
+MIN_FREE_BYTES = 64 * 1024 * 1024
+
+
+class Callbacks(pygit2.RemoteCallbacks):
+    """Answers libgit2's questions; a wrong credential is offered once, and only below its prefix."""
+
+    def __init__(self, url: str, login: dict[str, Any] | None) -> None:
+        super().__init__()
+        self._url = url
+        self._login = login
+        self._asked = False
+
+    def credentials(self, url: str, username_from_url: str | None, allowed_types: CredentialType) -> Any:
+        """Return the credential for `url`, once."""
+        if allowed_types == CredentialType.USERNAME:
+            return pygit2.Username(username_from_url or "git")
+        login, refused = self._login, SourceReason.AUTHENTICATION_FAILED
+        if login is None:
+            raise SourceError(refused, f"{self._url} asks for credentials; the settings have none for it")
+        if self._asked:
+            raise SourceError(refused, f"{self._url} refused the credential for {login['prefix']}")
+        if not covers(login["prefix"], url.rstrip("/")):
+            raise SourceError(SourceReason.REDIRECTED, f"{self._url} led to another place that asks for credentials")
+        self._asked = True
+        if allowed_types & CredentialType.USERPASS_PLAINTEXT and login["password"] is not None:
+            return pygit2.UserPass(login["username"] or "git", login["password"])
+        if allowed_types & CredentialType.SSH_KEY and login["ssh_key_file"]:
+            user = username_from_url or login["username"] or "git"
+            return pygit2.Keypair(user, None, login["ssh_key_file"], "")
+        raise SourceError(refused, f"{self._url} takes no credential of the kind that the settings have for it")
+
+    def certificate_check(self, certificate: None, valid: bool, host: bytes) -> bool:  # noqa: ARG002 - pygit2's signature
+        """Return libgit2's own verdict: pygit2 accepts every ssh host key where this method is missing."""
+        return valid
+
+
+@contextmanager
+def locked(mirror: Path) -> Iterator[None]:
+    """Hold the mirror's lock: one fetch or checkout at a time."""
+    mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(mirror.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | None) -> dict[str, Any]:
+    """Bring the mirror up to date; return which of `pins` it has not got.
+
+    Raises SourceError with a reason of the closed list. A damaged mirror is made anew, once.
+    """
+    check_space(mirror.parent)
+    with locked(mirror):
+        remove_leftovers(mirror)
+        try:
+            return {"missing": _fetch(url, mirror, pins, login)}
+        except SourceError as error:
+            if error.reason is not SourceReason.CORRUPT or not mirror.exists():
+                raise
+            discard(mirror)
+            return {"missing": _fetch(url, mirror, pins, login), "made_anew": True}
+
+
+def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, scratch: Path) -> dict[str, str]:
+    """Return the refs of a server that begin with one of `prefixes`, tags peeled: the way for odd servers."""
+    with locked(scratch):
+        repository = _repository(scratch)
+        callbacks = Callbacks(url, login)
+        heads = _calling(url, lambda: repository.remotes.create_anonymous(url).list_heads(callbacks=callbacks))
+    found: dict[str, str] = {}
+    for head in heads:
+        name = head.name or ""
+        if name.removesuffix("^{}").startswith(tuple(prefixes)):
+            found[name.removesuffix("^{}")] = str(head.oid)  # the peeled line follows the tag's own
+    return found
+
+
+def _fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | None) -> list[str]:
+    repository = _repository(mirror)
+    remote = repository.remotes.create_anonymous(url)
+    _calling(url, lambda: remote.fetch(REFSPECS, callbacks=Callbacks(url, login), prune=FetchPrune.PRUNE))
+    missing = [pin for pin in pins if not _keep(repository, pin)]
+    if missing:
+        # Most servers refuse to send a bare commit id; what matters is what is there afterwards.
+        with suppress(SourceError):
+            _calling(url, lambda: remote.fetch(missing, callbacks=Callbacks(url, login)))
+        missing = [pin for pin in missing if not _keep(repository, pin)]
+    return missing
+
+
+def _keep(repository: pygit2.Repository, pin: str) -> bool:
+    try:
+        if not isinstance(repository.get(pin), pygit2.Commit):
+            return False
+        repository.references.create(PIN_REFS + pin, pin, force=True)
+    except (pygit2.GitError, ValueError):
+        return False
+    return True
+
+
+def _repository(mirror: Path) -> pygit2.Repository:
+    """Open the mirror; make it beside and rename it into place where there is none or a broken one."""
+    if mirror.exists():
+        try:
+            return pygit2.Repository(str(mirror))
+        except pygit2.GitError:
+            discard(mirror)
+    fresh = mirror.with_name(f".new-{mirror.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    repository = pygit2.init_repository(str(fresh), bare=True)
+    repository.config["http.followRedirects"] = "false"  # a redirect could carry a credential elsewhere
+    repository.config["core.hooksPath"] = "/dev/null"
+    repository.config["gc.auto"] = 0
+    fresh.rename(mirror)
+    return pygit2.Repository(str(mirror))
+
+
+def discard(mirror: Path) -> None:
+    """Remove a mirror, at once for everybody who looks: rename first."""
+    doomed = mirror.with_name(f".old-{mirror.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if mirror.exists():
+        mirror.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(mirror: Path) -> None:
+    """Remove what a killed fetch left: half packs (a disk leak) and ref locks (which block a ref for ever)."""
+    for pattern in ("objects/pack/pack_git2_*", "objects/pack/tmp_*", "*.lock", "refs/**/*.lock"):
+        for leftover in mirror.glob(pattern):
+            leftover.unlink(missing_ok=True)
+
+
+def check_space(folder: Path) -> None:
+    """Raise SourceError(disk_full) where too little room is left to begin."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        found, needed = free // 1024**2, MIN_FREE_BYTES // 1024**2
+        raise SourceError(SourceReason.DISK_FULL, f"{found} MiB are free below {folder}; {needed} MiB are needed")
+
+
+# libgit2 tells most failures by text alone. The first match counts; the order goes from special to general.
+_REASONS: tuple[tuple[SourceReason, tuple[str, ...]], ...] = (
+    (SourceReason.DISK_FULL, ("No space left", "write error", "failed to write")),
+    (SourceReason.AUTHENTICATION_FAILED, ("status code: 401", "authentication required", "Failed to authenticate")),
+    (SourceReason.AUTHENTICATION_FAILED, ("authentication replays", "Failed to retrieve list of SSH")),
+    (SourceReason.FORBIDDEN, ("status code: 403",)),
+    (SourceReason.NOT_FOUND, ("status code: 404", "status code: 410", "does not exist", "Could not find repository")),
+    (SourceReason.NOT_FOUND, ("failed to resolve path", "repository not found", "Repository not found")),
+    (SourceReason.RATE_LIMITED, ("status code: 429",)),
+    (SourceReason.SERVER_ERROR, ("status code: 5",)),
+    (SourceReason.REDIRECTED, ("redirect", "status code: 3")),
+    (SourceReason.HOST_KEY_MISMATCH, ("host key", "hostkey", "certificate")),
+    (SourceReason.TIMEOUT, ("timed out", "timeout")),
+    (SourceReason.TOO_LARGE, ("Out of memory", "out of memory")),
+    (SourceReason.UNREACHABLE, ("failed to connect", "failed to resolve", "could not connect", "Connection re")),
+    (SourceReason.UNREACHABLE, ("unexpected disconnection",)),
+    (SourceReason.CORRUPT, ("object not found", "corrupt", "is broken", "checksum", "mismatch", "inflate")),
+)
+
+
+def reason_of(text: str) -> SourceReason:
+    """Return the named reason of a libgit2 error text."""
+    for reason, words in _REASONS:
+        if any(word in text for word in words):
+            return reason
+    return SourceReason.PROTOCOL_ERROR
+
+
+def _calling(url: str, call: Callable[[], Any]) -> Any:
+    """Call libgit2's network; errors become SourceError. The text of libgit2 never holds credentials."""
+    try:
+        return call()
+    except SourceError:
+        raise
+    except (pygit2.GitError, KeyError, ValueError, OSError) as error:
+        text = str(error)
+        reason = SourceReason.DISK_FULL if isinstance(error, OSError) else reason_of(text)
+        raise SourceError(reason, f"{url}: {text}") from error

@@ -1,0 +1,66 @@
+"""A worker process: one git operation at a time, asked for and answered as lines of JSON.
+
+It exists to be killed: libgit2's time limits count single reads only, so a server that drips a byte a second
+would hold a thread for ever. The daemon gives each request a deadline and kills the process that misses it.
+Its memory is limited, and it ends when its input does, in the middle of a fetch too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import SourceError
+from reconciler.git import checkout, library, mirror
+
+MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one request: `ok`, or `reason` and `message`."""
+    operation = request["op"]
+    try:
+        if operation == "fetch":
+            answer = mirror.fetch(request["url"], Path(request["mirror"]), request["pins"], request["login"])
+        elif operation == "refs":
+            scratch = Path(request["mirror"])
+            answer = {"refs": mirror.list_refs(request["url"], request["prefixes"], request["login"], scratch)}
+        elif operation == "checkout":
+            answer = checkout.checkout(Path(request["mirror"]), request["commit"], Path(request["destination"]))
+        else:
+            answer = {"pong": True}
+    except SourceError as error:
+        return {"ok": False, "reason": error.reason, "message": error.message}
+    except checkout.BadTree as error:
+        return {"ok": False, "reason": error.reason, "message": str(error)}
+    except MemoryError:
+        return {"ok": False, "reason": "too_large", "message": "the worker's memory limit was reached"}
+    return {"ok": True, **answer}
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    library.prepare(float(sys.argv[1]))
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # the daemon is gone: nobody wants the answer
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        answer = handle(json.loads(requests.get()))
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

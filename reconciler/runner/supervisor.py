@@ -1,0 +1,418 @@
+"""The supervisor of one deploy: a small program that owns the deploy's whole process tree.
+
+Started by `deploys.py` as `python -I -S supervisor.py`; standard library only, one thread. It reads its job as
+one line of JSON from standard input, which stays open as a lifeline: further lines renew the lease or stop the
+deploy, and its end means that the daemon is dead. It runs the steps one after the other in a session of their
+own, writes their output in bounded segments, and ends when the tree has ended: what a step left in the
+background is terminated, then killed. As a subreaper it inherits daemonised children, so none escapes. The
+result is written beside, synced and renamed; it exists only when nothing of the deploy lives any more.
+
+Facts that this rests on are pinned in tests/assumptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PR_SET_CHILD_SUBREAPER = 36
+READ_BYTES = 65_536
+TAIL_BYTES = 8_192
+HEAD_BYTES = 4 * 1024 * 1024
+SEGMENT_BYTES = 1024 * 1024
+KEPT_SEGMENTS = 4
+DRAIN_ROUNDS = 256  # reads after the end of the tree: what a pipe can still hold, with room to spare
+MASK = b"***"
+MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # make's own order
+
+_KILLED = re.compile(
+    rb"^make(?:\[\d+\])?: \*\*\* \[[^\n]*\] (Killed|Terminated|Aborted|Segmentation fault)\b", re.MULTILINE
+)
+_NO_RULE = re.compile(rb"^make: \*\*\* No rule to make target '([^\n']*)'\.  Stop\.$", re.MULTILINE)
+
+
+def clock() -> float:
+    """Return seconds that no change of the wall clock touches; a suspended machine's sleep counts."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Output:
+    """The deploy's output: the beginning and the end are kept, the middle is counted; secrets are masked.
+
+    A folder of segments, each named by the offset at which it begins, so a reader sees what is missing.
+    """
+
+    def __init__(self, folder: Path, masks: list[bytes]) -> None:
+        self._folder = folder
+        self._masks = sorted(masks, key=len, reverse=True)
+        self._held = b""  # may be the beginning of a secret
+        self._file: int | None = None
+        self._room = 0
+        self._segments: list[tuple[Path, int]] = []
+        self.total = 0
+        self.omitted = 0
+        self.tail = b""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def write(self, data: bytes) -> None:
+        """Add what a step printed."""
+        data = self._held + data
+        for mask in self._masks:
+            data = data.replace(mask, MASK)
+        keep = self._possible_beginning(data)
+        self._held = data[len(data) - keep :] if keep else b""
+        self._store(data[: len(data) - keep] if keep else data)
+
+    def flush(self) -> None:
+        """Write what was held back: it was not a secret after all."""
+        held, self._held = self._held, b""
+        self._store(held)
+
+    def close(self) -> None:
+        """Write everything and close the last segment."""
+        self.flush()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _possible_beginning(self, data: bytes) -> int:
+        longest = 0
+        for mask in self._masks:
+            for length in range(min(len(mask) - 1, len(data)), longest, -1):
+                if data.endswith(mask[:length]):
+                    longest = length
+                    break
+        return longest
+
+    def _store(self, data: bytes) -> None:
+        self.tail = (self.tail + data)[-TAIL_BYTES:]
+        view = memoryview(data)
+        while view:
+            if self._room == 0:
+                self._next_segment()
+            piece = view[: self._room]
+            if self._file is not None:
+                try:
+                    os.write(self._file, piece)
+                except OSError:  # no space: what cannot be kept is counted, and the deploy goes on
+                    self.omitted += len(piece)
+            self._room -= len(piece)
+            self.total += len(piece)
+            view = view[len(piece) :]
+
+    def _next_segment(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        size = SEGMENT_BYTES if self._segments else HEAD_BYTES
+        path = self._folder / f"{self.total:015d}"
+        self._segments.append((path, size))
+        self._room = size
+        with contextlib.suppress(OSError):
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        if len(self._segments) > KEPT_SEGMENTS + 1:  # the head stays
+            doomed, size = self._segments.pop(1)
+            doomed.unlink(missing_ok=True)
+            self.omitted += size
+
+
+class Stopped(Exception):  # noqa: N818 - says what happened
+    """The deploy must end now; a status and a reason say why."""
+
+    def __init__(self, status: str, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class Failed(Exception):  # noqa: N818 - says what happened
+    """A step failed."""
+
+    def __init__(self, reason: str, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.exit_code = exit_code
+
+
+class Supervisor:
+    """One deploy."""
+
+    def __init__(self, job: dict[str, Any], lifeline: int) -> None:
+        self._job = job
+        self._lifeline = lifeline
+        self._commands = b""
+        self._began = clock()
+        self._deadline = self._began + job["timeout_s"]
+        self._lease_end = self._began + job["lease_s"]
+        self._output = Output(Path(job["log"]), [mask.encode() for mask in job["masks"]])
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(self._write_end, True)
+        self._wake, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._exits: dict[int, int] = {}
+        self._poll = select.poll()
+        for descriptor in (self._lifeline, self._read_end, self._wake):
+            self._poll.register(descriptor, select.POLLIN)
+        self.steps: list[dict[str, Any]] = []
+
+    # --- the deploy ---------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Run all steps and end the tree; return the outcome."""
+        outcome: dict[str, Any] = {"status": "succeeded", "reason": None, "message": "", "exit_code": 0}
+        try:
+            for step in self._job["steps"]:
+                self._step(step)
+        except Failed as failure:
+            outcome = {"status": "failed", "reason": failure.reason, "message": str(failure)}
+            outcome["exit_code"] = failure.exit_code
+        except Stopped as stop:
+            outcome = {"status": stop.status, "reason": stop.reason, "message": str(stop), "exit_code": None}
+        self._end_tree()
+        if outcome["status"] != "succeeded":
+            self._say(f"==> {outcome['status']}: {outcome['message']}")
+        self._output.close()
+        return {
+            **outcome,
+            "steps": self.steps,
+            "output_bytes": self._output.total,
+            "output_omitted_bytes": self._output.omitted,
+        }
+
+    def _step(self, step: dict[str, Any]) -> None:
+        began = clock()
+        self._say(f"==> {step['title']}")
+        record = {"title": step["title"], "started_s": round(began - self._began, 3), "exit_code": None}
+        self.steps.append(record)
+        try:
+            folder = self._folder(step["path"])
+            command = self._make(folder, step["make"]) if step["make"] else step["run"]
+            record["exit_code"] = self._execute(command, folder, step)
+        finally:
+            record["duration_s"] = round(clock() - began, 3)
+        self._judge(step, folder, int(record["exit_code"]))
+
+    def _judge(self, step: dict[str, Any], folder: Path, code: int) -> None:
+        title, tail = step["title"], self._output.tail.rstrip(b"\n")
+        if code < 0:
+            raise Failed("killed", f"{title} was killed by signal {-code}", code)
+        if code != 0:
+            reason = "exit_code"
+            if step["make"] and (rule := _NO_RULE.search(tail)) and rule[1] == step["make"].encode():
+                raise Failed("no_such_make_target", f"the Makefile in {folder.name} has no target {step['make']}", code)
+            if step["make"] and _KILLED.search(tail):
+                reason = "killed"
+            raise Failed(reason, f"{title} exited with {code}", code)
+        nothing = (f"make: '{step['make']}' is up to date.", f"make: Nothing to be done for '{step['make']}'.")
+        if step["make"] and tail.rpartition(b"\n")[2].decode(errors="replace") in nothing:
+            raise Failed(
+                "nothing_to_do", f"{title} ran nothing; declare .PHONY: {step['make']} and give it a recipe", 0
+            )
+
+    def _folder(self, path: str) -> Path:
+        root = Path(self._job["checkout"]).resolve()
+        folder = (root / path).resolve()
+        if not folder.is_dir() or not folder.is_relative_to(root):
+            raise Failed("no_such_path", f"the tree has no directory {path}")
+        return folder
+
+    def _make(self, folder: Path, goal: str) -> list[str]:
+        root = Path(self._job["checkout"]).resolve()
+        for name in MAKEFILES:
+            makefile = folder / name
+            if not makefile.is_symlink() and not makefile.exists():
+                continue
+            real = makefile.resolve()
+            if not real.is_file() or not real.is_relative_to(root):
+                raise Failed("makefile_not_regular", f"{name} is not a regular file of the tree")
+            command = ["make", "--no-print-directory", "-f", name, goal]
+            if (folder / goal).exists() and self._is_up_to_date(folder, command):
+                message = f"a file named {goal} makes the target up to date; declare .PHONY: {goal}"
+                raise Failed("nothing_to_do", message)
+            return command
+        raise Failed("no_makefile", "the tree has no Makefile where the step runs")
+
+    def _is_up_to_date(self, folder: Path, command: list[str]) -> bool:
+        """Ask make: a silent Makefile (-s) would not tell afterwards. Only asked where a file has the name."""
+        question = [*command[:1], "-q", *command[1:]]
+        step = {"env": self._job["steps"][0]["env"], "timeout_s": None, "title": "make -q"}
+        return self._execute(question, folder, step) == 0
+
+    # --- processes ----------------------------------------------------------------------------------------
+
+    def _execute(self, command: list[str], folder: Path, step: dict[str, Any]) -> int:
+        """Run one command to its end; return its exit code, negative for a signal. Raises Stopped, Failed."""
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=step["env"],
+                stdin=subprocess.DEVNULL,
+                stdout=self._write_end,
+                stderr=self._write_end,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Failed("not_executable", f"{command[0]} cannot be run: {error.strerror}") from error
+        limit = clock() + step["timeout_s"] if step["timeout_s"] else None
+        while process.pid not in self._exits:
+            self._wait(self._next_deadline(limit))
+            self._reap()
+            self._check_deadlines(limit, step["title"])
+        process.returncode = self._exits[process.pid]  # reaped by us, not by subprocess
+        self._drain()
+        return process.returncode
+
+    def _next_deadline(self, limit: float | None) -> float:
+        return min(self._deadline, self._lease_end, limit or self._deadline) - clock()
+
+    def _check_deadlines(self, limit: float | None, title: str) -> None:
+        now = clock()
+        if now >= self._deadline:
+            raise Stopped("timed_out", "timeout", f"the deploy took longer than {self._job['timeout_s']:g} s")
+        if limit is not None and now >= limit:
+            raise Stopped("timed_out", "timeout", f"{title} took longer than its timeout")
+        if now >= self._lease_end:
+            raise Stopped("abandoned", "lease_expired", "the daemon did not renew the lease in time")
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for output, a command, an exit or the time; raise Stopped for a command to stop."""
+        for descriptor, _ in self._poll.poll(max(0.0, seconds) * 1000):
+            if descriptor == self._read_end:
+                self._read_output()
+            elif descriptor == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, READ_BYTES)
+            elif descriptor == self._lifeline:
+                self._listen()
+
+    def _listen(self) -> None:
+        data = os.read(self._lifeline, READ_BYTES)
+        if not data:
+            self._poll.unregister(self._lifeline)
+            raise Stopped("abandoned", "daemon_died", "the daemon died while the deploy ran")
+        *commands, self._commands = (self._commands + data).split(b"\n")
+        for command in commands:
+            word, _, argument = command.decode().partition(" ")
+            if word == "renew":
+                self._lease_end = clock() + float(argument)
+            elif word == "stop":
+                reason, _, message = argument.partition(" ")
+                raise Stopped("cancelled", reason, message)
+
+    def _read_output(self) -> bool:
+        try:
+            data = os.read(self._read_end, READ_BYTES)
+        except BlockingIOError:
+            return False
+        self._output.write(data)
+        return bool(data)
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_ROUNDS):
+            if not self._read_output():
+                break
+
+    def _say(self, line: str) -> None:
+        if self._output.tail and not self._output.tail.endswith(b"\n"):
+            self._output.write(b"\n")
+        self._output.write(line.encode(errors="replace") + b"\n")
+
+    def _reap(self) -> bool:
+        """Collect every child that has ended; return whether any child is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self._exits[pid] = os.waitstatus_to_exitcode(status)
+
+    def _end_tree(self) -> None:
+        """TERM, grace, then KILL until nothing is left. Commands no longer matter here."""
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(self._lifeline)
+        kill_at = clock() + self._job["grace_s"]
+        signalled: set[int] = set()
+        while self._reap():
+            now = clock()
+            kill = now >= kill_at
+            for pid in descendants(os.getpid()):
+                if kill or pid not in signalled:
+                    signalled.add(pid)
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+            self._wait(0.01 if kill else min(0.1, kill_at - now))
+        self._drain()
+
+
+def descendants(root: int) -> list[int]:
+    """Return all processes below `root`, daemonised ones too (they are re-parented to a subreaper)."""
+    found: list[int] = []
+    pending = [root]
+    while pending:
+        pid = pending.pop()
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a fork loop must be outrun
+                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:  # noqa: PTH123 - the same
+                    children = [int(child) for child in file.read().split()]
+                found += children
+                pending += children
+        except OSError:
+            continue
+    return found
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write the result so that it is either not there or whole, after a power loss too."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(result, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def read_job(lifeline: int) -> dict[str, Any]:
+    """Return the job: the first line of the lifeline."""
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = os.read(lifeline, READ_BYTES)
+        if not chunk:
+            sys.exit(0)  # the daemon died before it said what to do
+        data += chunk
+    job: dict[str, Any] = json.loads(data)
+    return job
+
+
+def main() -> None:
+    """Supervise one deploy."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the lifeline tells when to stop
+    lifeline = sys.stdin.fileno()
+    job = read_job(lifeline)
+    # Held until this process ends: who gets this lock knows that nothing of the deploy is left.
+    lock = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    write_result(Path(job["result"]), Supervisor(job, lifeline).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,370 @@
+"""The store's reads and writes: every method is one transaction or one query.
+
+One connection, used by one thread at a time (the shell gives the store a thread of its own). The rollback
+journal is used and not WAL: SQLite before 3.51.3 can lose commits in WAL mode with two connections, and
+read verbs open a second one. `synchronous=FULL`, so what was acknowledged survives a power loss.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+from reconciler.config.catalogue import Catalogue, KnownEntry
+from reconciler.errors import CannotTell, LeaseLost, StateError
+from reconciler.lifecycle import FAILURES
+from reconciler.model import (
+    Deploy,
+    DeployStatus,
+    Desired,
+    Lease,
+    Outcome,
+    Request,
+    Start,
+    StartReason,
+    Suspension,
+    Version,
+)
+from reconciler.spec import Target
+from reconciler.store import migrations, rows
+from reconciler.store.rows import ConfigHead, SourceRecord, TargetRecord
+
+BUSY_TIMEOUT_S = 5.0
+
+
+def _queries() -> dict[str, str]:
+    text = (resources.files("reconciler.store") / "sql" / "queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: ([a-z_]+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
+
+
+class Store:
+    """The open database."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._queries = _queries()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the database for the daemon: create it, check it, migrate it.
+
+        Raises StateError for a damaged, newer or unusable file, with what to do.
+        """
+        try:
+            connection = _connect(path, "rwc")
+            _check(connection)
+            migrations.migrate(connection)
+        except sqlite3.OperationalError as error:
+            raise StateError(
+                f"the database {path} cannot be used: {error}; free space or rights, then start again"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise StateError(
+                f"the database {path} is damaged ({error}); restore a backup, or move the file away: the next start "
+                "then takes every target as not deployed yet and deploys it again"
+            ) from error
+        return cls(connection)
+
+    @classmethod
+    def open_to_read(cls, path: Path) -> Self:
+        """Open the database for a read verb, beside a running daemon or without one.
+
+        Raises CannotTell where nothing ever ran.
+        """
+        if not path.exists():
+            raise CannotTell(
+                f"there is no state in {path.parent}: nothing ever ran here; "
+                "start `reconciler run`, or name the right directory with --state-dir"
+            )
+        try:
+            connection = _connect(path, "rw")
+            version, known = migrations.current_version(connection), migrations.newest_version()
+        except sqlite3.DatabaseError as error:
+            raise StateError(f"the database {path} cannot be read: {error}") from error
+        if version != known:
+            raise CannotTell(
+                f"the state in {path.parent} has schema {version}, this program reads {known}; "
+                "use the version that the daemon has, or start the daemon of this version once"
+            )
+        return cls(connection)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def _run(self, name: str, /, **values: object) -> sqlite3.Cursor:
+        return self._connection.execute(self._queries[name], values)
+
+    def _changed(self, name: str, /, **values: object) -> bool:
+        return self._run(name, **values).rowcount == 1
+
+    # --- configuration ------------------------------------------------------------------------------------
+
+    def config_head(self) -> ConfigHead | None:
+        """Return the config commit in force."""
+        row = self._run("config_head").fetchone()
+        if row is None:
+            return None
+        return ConfigHead(row["commit_id"], rows.certain_time(row["loaded_at"]), tuple(json.loads(row["problems"])))
+
+    def entries(self) -> dict[str, KnownEntry]:
+        """Return every known entry by name."""
+        return {row["name"]: rows.entry(row) for row in self._run("entries")}
+
+    def save_catalogue(self, catalogue: Catalogue, commit: str, now: datetime) -> None:
+        """Make a catalogue the one in force."""
+        known = self.entries()
+        with self._transaction():
+            for name, entry in catalogue.entries.items():
+                self._run("declare_target", name=name)
+                if known.get(name) != entry:
+                    self._run("save_entry", **rows.entry_values(entry))
+            for name in known.keys() - catalogue.entries.keys():
+                self._run("forget_entry", name=name)
+            lines = json.dumps([str(problem) for problem in catalogue.problems])
+            self._run("save_config_head", commit_id=commit, loaded_at=rows.to_text(now), problems=lines)
+
+    # --- sources ------------------------------------------------------------------------------------------
+
+    def sources(self) -> dict[str, SourceRecord]:
+        """Return what is remembered of every Source, by URL."""
+        return {row["url"]: rows.source(row) for row in self._run("sources")}
+
+    def save_sources(self, records: Iterable[SourceRecord], forget: Iterable[str] = ()) -> None:
+        """Write what polls found out, and forget Sources that no target names."""
+        with self._transaction():
+            for record in records:
+                values = {
+                    key: rows.to_text(value) if isinstance(value, datetime) else value
+                    for key, value in asdict(record).items()
+                }
+                self._run("save_source", **values)
+            for url in forget:
+                self._run("forget_source", url=url)
+
+    # --- targets ------------------------------------------------------------------------------------------
+
+    def targets(self) -> dict[str, TargetRecord]:
+        """Return desired and observed of every target that was ever declared."""
+        return {row["name"]: rows.target(row) for row in self._run("observe")}
+
+    def save_desired(self, desired: Mapping[str, Desired], now: datetime) -> None:
+        """Write what is asked of targets; a version that differs from the last one is a new generation."""
+        with self._transaction():
+            for name, wanted in desired.items():
+                self._run(
+                    "save_desired",
+                    name=name,
+                    now=rows.to_text(now),
+                    commit_id=wanted.version.commit if wanted.version else None,
+                    digest=wanted.version.digest if wanted.version else None,
+                    revision=wanted.revision,
+                    problem_reason=wanted.problem.reason if wanted.problem else None,
+                    problem_message=wanted.problem.message if wanted.problem else None,
+                    behind=wanted.behind,
+                )
+
+    def request(self, name: str, request: Request) -> None:
+        """Record a wish; the newest replaces the one before. Raises CannotTell for an unknown target."""
+        changed = self._changed(
+            "request",
+            name=name,
+            token=request.token,
+            requested_by=request.requested_by,
+            now_flag=int(request.now),
+            env=json.dumps(dict(request.env)),
+        )
+        _require_target(changed, name)
+
+    def suspend(self, name: str, suspension: Suspension) -> None:
+        """Stop deploys of a target. Raises CannotTell for an unknown one."""
+        changed = self._changed(
+            "suspend", name=name, reason=suspension.reason, by=suspension.by, until=rows.to_text(suspension.until)
+        )
+        _require_target(changed, name)
+
+    def resume(self, name: str) -> None:
+        """Allow deploys of a target again. Raises CannotTell for an unknown one."""
+        _require_target(self._changed("resume", name=name), name)
+
+    # --- deploys ------------------------------------------------------------------------------------------
+
+    def claim(
+        self, target: Target, start: Start, request: Request | None, holder: str, ttl_s: float, now: datetime
+    ) -> tuple[Lease, Deploy] | None:
+        """Take the lease and record a pending deploy, in one transaction; None while somebody has it.
+
+        `ttl_s` is the lease's life in seconds; it is renewed while the deploy lives.
+        """
+        deadline = now + timedelta(seconds=target.timeout_s)
+        try:
+            with self._transaction():
+                row = self._run(
+                    "claim",
+                    target=target.name,
+                    holder=holder,
+                    now=rows.to_text(now),
+                    expires_at=rows.to_text(now + timedelta(seconds=ttl_s)),
+                ).fetchone()
+                if row is None:
+                    return None
+                lease = Lease(target.name, int(row["fence"]), holder)
+                self._run(
+                    "insert_deploy",
+                    id=lease.deploy_id,
+                    target=target.name,
+                    fence=lease.fence,
+                    commit_id=start.version.commit,
+                    digest=start.version.digest,
+                    spec=target.model_dump_json(),
+                    cause=start.reason,
+                    message=start.message,
+                    requested_by=request.requested_by if request else None,
+                    now=rows.to_text(now),
+                    deadline=rows.to_text(deadline),
+                )
+                if request is not None:
+                    self._run("handle_request", target=target.name, token=request.token)
+        except sqlite3.IntegrityError:
+            return None  # the unique index: a live deploy exists
+        deploy = self.deploy(lease.deploy_id)
+        assert deploy is not None  # noqa: S101 - it was just written
+        return lease, deploy
+
+    def start(self, deploy_id: str, lease: Lease, now: datetime) -> None:
+        """Move a pending deploy to running. Raises LeaseLost where the token is stale."""
+        if not self._changed("start_deploy", id=deploy_id, now=rows.to_text(now), **asdict(lease)):
+            raise LeaseLost(f"{deploy_id} may not start: token {lease.fence} is stale")
+
+    def renew(self, lease: Lease, ttl_s: float, now: datetime) -> None:
+        """Extend a lease by `ttl_s` seconds from now. Raises LeaseLost where the token is stale."""
+        if not self._changed("renew", expires_at=rows.to_text(now + timedelta(seconds=ttl_s)), **asdict(lease)):
+            raise LeaseLost(f"the lease of {lease.target} with token {lease.fence} is lost")
+
+    def take_over(self, deploy: Deploy, holder: str, ttl_s: float, now: datetime) -> Lease | None:
+        """Take the lease of a deploy whose holder is dead; None where somebody else was faster."""
+        with self._transaction():
+            row = self._run(
+                "take_over",
+                target=deploy.target,
+                fence=deploy.fence,
+                holder=holder,
+                expires_at=rows.to_text(now + timedelta(seconds=ttl_s)),
+            ).fetchone()
+        return Lease(deploy.target, int(row["fence"]), holder) if row else None
+
+    def finish(self, deploy: Deploy, lease: Lease, outcome: Outcome, now: datetime) -> None:
+        """Record how a deploy ended and release the lease, in one transaction guarded by the token.
+
+        Raises LeaseLost, having written nothing, where the token is stale or the deploy has ended already.
+        """
+        version = {"commit_id": deploy.version.commit, "digest": deploy.version.digest}
+        with self._transaction():
+            finished = self._changed(
+                "finish_deploy",
+                id=deploy.id,
+                now=rows.to_text(now),
+                status=outcome.status,
+                reason=outcome.reason,
+                outcome=outcome.message,
+                exit_code=outcome.exit_code,
+                steps=json.dumps([asdict(step) for step in outcome.steps]),
+                output_bytes=outcome.output_bytes,
+                output_omitted_bytes=outcome.output_omitted_bytes,
+                **asdict(lease),
+            )
+            if not finished:
+                raise LeaseLost(f"{deploy.id} is not ours to finish: token {lease.fence} is stale")
+            if deploy.cause is StartReason.ROLLBACK:
+                self._run("record_rollback", target=deploy.target, status=outcome.status)
+            else:
+                self._run(
+                    "record_attempt",
+                    target=deploy.target,
+                    status=outcome.status,
+                    reason=outcome.reason,
+                    failed=int(outcome.status in FAILURES),
+                    now=rows.to_text(now),
+                    **version,
+                )
+            if outcome.status is DeployStatus.SUCCEEDED:
+                self._run("record_deployed", target=deploy.target, id=deploy.id, now=rows.to_text(now), **version)
+            self._run("release", **asdict(lease))
+
+    def live_deploys(self) -> list[Deploy]:
+        """Return the deploys that have not ended."""
+        return [rows.deploy(row) for row in self._run("live_deploys")]
+
+    def deploy(self, deploy_id: str) -> Deploy | None:
+        """Return one deploy."""
+        row = self._run("deploy", id=deploy_id).fetchone()
+        return rows.deploy(row) if row else None
+
+    def history(self, target: str, limit: int) -> list[Deploy]:
+        """Return the newest `limit` deploys of a target, the newest first."""
+        return [rows.deploy(row) for row in self._run("history", target=target, limit=limit)]
+
+    def last_deploys(self) -> dict[str, Deploy]:
+        """Return the newest deploy of every target."""
+        return {row["target"]: rows.deploy(row) for row in self._run("last_deploys")}
+
+    def good_spec(self, target: str, version: Version) -> Target | None:
+        """Return the spec with which a version was deployed well: what a rollback runs."""
+        row = self._run("spec_of", target=target, commit_id=version.commit, digest=version.digest).fetchone()
+        return rows.spec(target, row["spec"]) if row else None
+
+    def outcome_counts(self) -> dict[tuple[str, str], int]:
+        """Return how many deploys of each target have each status: what counters begin with."""
+        return {(row["target"], row["status"]): row["count"] for row in self._run("outcomes")}
+
+    def prune(self, keep: int, before: datetime) -> list[str]:
+        """Forget deploys beyond the newest `keep` of a target, or that ended before `before`; return their ids.
+
+        The newest deploy and the one that is deployed now always stay.
+        """
+        with self._transaction():
+            ids = [row["id"] for row in self._run("prunable", keep=keep, before=rows.to_text(before))]
+            for deploy_id in ids:
+                self._run("forget_deploy", id=deploy_id)
+        return ids
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA synchronous = FULL")
+    if mode == "rwc":
+        connection.execute("PRAGMA journal_mode = DELETE")
+        path.chmod(0o600)
+    return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if not found or found[0] != "ok":
+        raise sqlite3.DatabaseError(found[0] if found else "the check gave no answer")
+
+
+def _require_target(changed: bool, name: str) -> None:
+    if not changed:
+        raise CannotTell(f"there is no target {name!r}")
