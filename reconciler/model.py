@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-SHORT_COMMIT = 10  # hex digits shown to people; the full id is in every machine-readable output
-
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -47,6 +45,7 @@ class OutcomeReason(StrEnum):
     NO_SUCH_PATH = "no_such_path"
     NOT_EXECUTABLE = "not_executable"
     CHECKOUT_FAILED = "checkout_failed"
+    SECRET_MISSING = "secret_missing"  # noqa: S105 - the name of a reason
     BAD_TREE = "bad_tree"
     TREE_TOO_LARGE = "tree_too_large"
     OBSOLETE = "obsolete"
@@ -240,3 +239,35 @@ class Condition:
 
     status: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigHead:
+    """The config commit in force."""
+
+    commit: str
+    loaded_at: datetime
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceState:
+    """What is remembered of one Source."""
+
+    url: str
+    interval_s: float
+    last_poll: datetime | None = None
+    last_good_poll: datetime | None = None
+    failures: int = 0
+    reason: str | None = None
+    message: str = ""
+    next_poll: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRecord:
+    """Desired and observed of one target, as the store has them."""
+
+    desired: Desired
+    observed: Observed
+    desired_since: datetime | None

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 
 from reconciler.lifecycle import FAILURES
 from reconciler.model import (
-    SHORT_COMMIT,
     Decision,
     DeployStatus,
     Desired,
@@ -28,6 +27,7 @@ from reconciler.model import (
 )
 from reconciler.schedule import format_duration, retry_delay_s, window_opens
 from reconciler.spec import Target
+from reconciler.text import short
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -110,11 +110,6 @@ class Plan:
             elif suspension := planned.facts.observed.suspension:
                 moments.append(suspension.until)
         return min((moment for moment in moments if moment and moment > self.now), default=None)
-
-
-def short(commit: str) -> str:
-    """Return a commit id as people see it."""
-    return commit[:SHORT_COMMIT]
 
 
 def rests(desired: Desired, observed: Observed) -> bool:

@@ -186,7 +186,9 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def load(data: bytes | None, file: str, environment: Mapping[str, str], flags: Mapping[Sequence[str], str]) -> Settings:
+def load(
+    data: bytes | None, file: str, environment: Mapping[str, str], flags: Mapping[tuple[str, ...], str]
+) -> Settings:
     """Return the settings of a file's bytes, an environment and flags.
 
     `flags` maps a path of keys to a value: `{("state_dir",): "/x"}`. Raises SettingsError with all problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib import metadata
 
 import pygit2
 from pygit2.enums import ConfigLevel
@@ -38,3 +39,8 @@ def mirror_name(url: str) -> str:
     """Return the folder of a Source's mirror: readable, unique, and safe as a file name."""
     slug = "".join(char if char.isalnum() and char.isascii() else "-" for char in url.rpartition("/")[2])[:40]
     return f"{slug.strip('-') or 'repo'}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.git"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of pygit2 and libgit2."""
+    return {"pygit2": metadata.version("pygit2"), "libgit2": pygit2.LIBGIT2_VERSION}

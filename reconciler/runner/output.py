@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 MAX_READ = 1024 * 1024
-# C0 and C1 controls but for newline and tab: a log must not drive the terminal that shows it.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +37,18 @@ def read(folder: Path, offset: int) -> Piece | None:
     return None
 
 
-def safe(text: str) -> str:
-    """Return text whose control characters are escaped, so that it can be printed."""
-    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
 def forget(folder: Path) -> None:
     """Remove the output of a deploy."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_all(folder: Path) -> str:
+    """Return everything that is kept, with a line where something is left out; its bound is the writer's."""
+    parts: list[str] = []
+    offset = 0
+    while (piece := read(folder, offset)) is not None:
+        if piece.skipped:
+            parts.append(f"\n… {piece.skipped} bytes left out …\n")
+        parts.append(piece.data.decode(errors="replace"))
+        offset = piece.next_offset
+    return "".join(parts)

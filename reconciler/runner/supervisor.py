@@ -44,7 +44,7 @@ _NO_RULE = re.compile(rb"^make: \*\*\* No rule to make target '([^\n']*)'\.  Sto
 
 def clock() -> float:
     """Return seconds that no change of the wall clock touches; a suspended machine's sleep counts."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return float(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Output:
@@ -180,7 +180,7 @@ class Supervisor:
             outcome["exit_code"] = failure.exit_code
         except Stopped as stop:
             outcome = {"status": stop.status, "reason": stop.reason, "message": str(stop), "exit_code": None}
-        self._end_tree()
+        self.end_tree()
         if outcome["status"] != "succeeded":
             self._say(f"==> {outcome['status']}: {outcome['message']}")
         self._output.close()
@@ -198,7 +198,7 @@ class Supervisor:
         self.steps.append(record)
         try:
             folder = self._folder(step["path"])
-            command = self._make(folder, step["make"]) if step["make"] else step["run"]
+            command = self._make(folder, step) if step["make"] else step["run"]
             record["exit_code"] = self._execute(command, folder, step)
         finally:
             record["duration_s"] = round(clock() - began, 3)
@@ -228,8 +228,8 @@ class Supervisor:
             raise Failed("no_such_path", f"the tree has no directory {path}")
         return folder
 
-    def _make(self, folder: Path, goal: str) -> list[str]:
-        root = Path(self._job["checkout"]).resolve()
+    def _make(self, folder: Path, step: dict[str, Any]) -> list[str]:
+        root, goal = Path(self._job["checkout"]).resolve(), step["make"]
         for name in MAKEFILES:
             makefile = folder / name
             if not makefile.is_symlink() and not makefile.exists():
@@ -238,17 +238,15 @@ class Supervisor:
             if not real.is_file() or not real.is_relative_to(root):
                 raise Failed("makefile_not_regular", f"{name} is not a regular file of the tree")
             command = ["make", "--no-print-directory", "-f", name, goal]
-            if (folder / goal).exists() and self._is_up_to_date(folder, command):
+            if (folder / goal).exists() and self._is_up_to_date(folder, command, step):
                 message = f"a file named {goal} makes the target up to date; declare .PHONY: {goal}"
                 raise Failed("nothing_to_do", message)
             return command
         raise Failed("no_makefile", "the tree has no Makefile where the step runs")
 
-    def _is_up_to_date(self, folder: Path, command: list[str]) -> bool:
+    def _is_up_to_date(self, folder: Path, command: list[str], step: dict[str, Any]) -> bool:
         """Ask make: a silent Makefile (-s) would not tell afterwards. Only asked where a file has the name."""
-        question = [*command[:1], "-q", *command[1:]]
-        step = {"env": self._job["steps"][0]["env"], "timeout_s": None, "title": "make -q"}
-        return self._execute(question, folder, step) == 0
+        return self._execute([command[0], "-q", *command[1:]], folder, step) == 0
 
     # --- processes ----------------------------------------------------------------------------------------
 
@@ -271,12 +269,14 @@ class Supervisor:
             self._wait(self._next_deadline(limit))
             self._reap()
             self._check_deadlines(limit, step["title"])
-        process.returncode = self._exits[process.pid]  # reaped by us, not by subprocess
+        code = self._exits[process.pid]
+        process.returncode = code  # reaped by us, not by subprocess
         self._drain()
-        return process.returncode
+        self._output.flush()
+        return code
 
     def _next_deadline(self, limit: float | None) -> float:
-        return min(self._deadline, self._lease_end, limit or self._deadline) - clock()
+        return float(min(self._deadline, self._lease_end, limit or self._deadline)) - clock()
 
     def _check_deadlines(self, limit: float | None, title: str) -> None:
         now = clock()
@@ -341,7 +341,7 @@ class Supervisor:
                 return True
             self._exits[pid] = os.waitstatus_to_exitcode(status)
 
-    def _end_tree(self) -> None:
+    def end_tree(self) -> None:
         """TERM, grace, then KILL until nothing is left. Commands no longer matter here."""
         with contextlib.suppress(KeyError):
             self._poll.unregister(self._lifeline)
@@ -404,14 +404,21 @@ def read_job(lifeline: int) -> dict[str, Any]:
 def main() -> None:
     """Supervise one deploy."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the lifeline tells when to stop
+    # The lifeline tells when to stop. Handlers and not SIG_IGN, which every step would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     lifeline = sys.stdin.fileno()
     job = read_job(lifeline)
     # Held until this process ends: who gets this lock knows that nothing of the deploy is left.
     lock = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    write_result(Path(job["result"]), Supervisor(job, lifeline).run())
+    supervisor = Supervisor(job, lifeline)
+    try:
+        result = supervisor.run()
+    except Exception as error:  # noqa: BLE001 - whatever happened, the tree must end and the result say so
+        supervisor.end_tree()
+        result = {"status": "failed", "reason": "internal_error", "message": f"the supervisor: {error!r}"}
+    write_result(Path(job["result"]), result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ in here.
 """
 
 from reconciler.store.database import Store
-from reconciler.store.rows import ConfigHead, SourceRecord, TargetRecord
 from reconciler.store.statedir import StateDir
 
-__all__ = ["ConfigHead", "SourceRecord", "StateDir", "Store", "TargetRecord"]
+__all__ = ["StateDir", "Store"]

@@ -22,20 +22,22 @@ from reconciler.config.catalogue import Catalogue, KnownEntry
 from reconciler.errors import CannotTell, LeaseLost, StateError
 from reconciler.lifecycle import FAILURES
 from reconciler.model import (
+    ConfigHead,
     Deploy,
     DeployStatus,
     Desired,
     Lease,
     Outcome,
     Request,
+    SourceState,
     Start,
     StartReason,
     Suspension,
+    TargetRecord,
     Version,
 )
 from reconciler.spec import Target
 from reconciler.store import migrations, rows
-from reconciler.store.rows import ConfigHead, SourceRecord, TargetRecord
 
 BUSY_TIMEOUT_S = 5.0
 
@@ -48,6 +50,8 @@ def _queries() -> dict[str, str]:
 
 class Store:
     """The open database."""
+
+    errors = (sqlite3.Error,)  # what a full disk, a foreign lock or damage raises
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -143,13 +147,19 @@ class Store:
             lines = json.dumps([str(problem) for problem in catalogue.problems])
             self._run("save_config_head", commit_id=commit, loaded_at=rows.to_text(now), problems=lines)
 
+    def reject_config(self, message: str, now: datetime) -> None:
+        """Remember why the config branch's commit is not in force; the last good one stays."""
+        head = self.config_head()
+        commit = head.commit if head else ""
+        self._run("save_config_head", commit_id=commit, loaded_at=rows.to_text(now), problems=json.dumps([message]))
+
     # --- sources ------------------------------------------------------------------------------------------
 
-    def sources(self) -> dict[str, SourceRecord]:
+    def sources(self) -> dict[str, SourceState]:
         """Return what is remembered of every Source, by URL."""
         return {row["url"]: rows.source(row) for row in self._run("sources")}
 
-    def save_sources(self, records: Iterable[SourceRecord], forget: Iterable[str] = ()) -> None:
+    def save_sources(self, records: Iterable[SourceState], forget: Iterable[str] = ()) -> None:
         """Write what polls found out, and forget Sources that no target names."""
         with self._transaction():
             for record in records:
@@ -331,6 +341,11 @@ class Store:
         """Return the spec with which a version was deployed well: what a rollback runs."""
         row = self._run("spec_of", target=target, commit_id=version.commit, digest=version.digest).fetchone()
         return rows.spec(target, row["spec"]) if row else None
+
+    def failing_since(self, deploy: Deploy) -> datetime | None:
+        """Return when the first failure between the success before `deploy` and `deploy` itself ended."""
+        row = self._run("failing_since", target=deploy.target, fence=deploy.fence).fetchone()
+        return rows.to_time(row["since"])
 
     def outcome_counts(self) -> dict[tuple[str, str], int]:
         """Return how many deploys of each target have each status: what counters begin with."""

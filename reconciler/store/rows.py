@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -22,47 +21,17 @@ from reconciler.model import (
     Outcome,
     OutcomeReason,
     Request,
+    SourceState,
     StartReason,
     StepResult,
     Suspension,
+    TargetRecord,
     Version,
 )
 from reconciler.spec import Target
 
 T = TypeVar("T")
 Row = sqlite3.Row
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigHead:
-    """The config commit in force."""
-
-    commit: str
-    loaded_at: datetime
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRecord:
-    """What is remembered of one Source."""
-
-    url: str
-    interval_s: float
-    last_poll: datetime | None = None
-    last_good_poll: datetime | None = None
-    failures: int = 0
-    reason: str | None = None
-    message: str = ""
-    next_poll: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TargetRecord:
-    """Desired and observed of one target, as the store has them."""
-
-    desired: Desired
-    observed: Observed
-    desired_since: datetime | None
 
 
 def to_text(moment: datetime | None) -> str | None:
@@ -117,11 +86,11 @@ def entry_values(known: KnownEntry) -> dict[str, Any]:
     }
 
 
-def source(row: Row) -> SourceRecord:
+def source(row: Row) -> SourceState:
     """Return a row of `sources`."""
     values: dict[str, Any] = {key: row[key] for key in ("url", "interval_s", "failures", "reason", "message")}
     values |= {key: to_time(row[key]) for key in ("last_poll", "last_good_poll", "next_poll")}
-    return SourceRecord(**values)
+    return SourceState(**values)
 
 
 def target(row: Row) -> TargetRecord:

@@ -175,3 +175,9 @@ AND id NOT IN (SELECT deployed_deploy FROM targets WHERE deployed_deploy IS NOT 
 
 -- name: forget_deploy
 DELETE FROM deploys WHERE id = :id AND status NOT IN ('pending', 'running');
+
+-- name: failing_since
+SELECT MIN(finished_at) AS since FROM deploys
+WHERE target = :target AND status IN ('failed', 'timed_out') AND fence < :fence AND fence > COALESCE(
+    (SELECT MAX(fence) FROM deploys WHERE target = :target AND status = 'succeeded' AND fence < :fence), 0
+);

@@ -1,0 +1,66 @@
+"""The verbs. Standard output is data, standard error is everything else.
+
+Exit codes: 0 done, and everything asked is true; 1 it failed or differs; 2 usage, or it could not be told;
+78 the settings are wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from reconciler import __version__
+from reconciler.cli import local, read, serve
+from reconciler.errors import CannotTell, ReconcilerError, SettingsError, StateError
+
+EXIT_FAILED, EXIT_CANNOT_TELL, EXIT_SETTINGS = 1, 2, 78
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `reconciler demo`. Every verb explains itself: reconciler VERB --help.",
+)
+@click.version_option(__version__, prog_name="reconciler")
+def cli() -> None:
+    """Deploy what a git repository says, and nothing else.
+
+    A config repository pins the commit of every target in deployments/*.yaml. The daemon polls it, and runs
+    `make deploy` at the pinned commit wherever desired and deployed state differ.
+    """
+
+
+for command in (*serve.COMMANDS, *read.COMMANDS, *local.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; turn errors into messages and exit codes."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_CANNOT_TELL)
+    except click.Abort:
+        sys.exit(130)
+    except SettingsError as error:
+        _complain(str(error))
+        sys.exit(EXIT_SETTINGS)
+    except (CannotTell, StateError) as error:
+        _complain(str(error))
+        sys.exit(EXIT_CANNOT_TELL)
+    except ReconcilerError as error:
+        _complain(str(error))
+        sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more; Python would complain at exit
+        sys.exit(EXIT_FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        click.echo(f"reconciler: {line}", err=True)

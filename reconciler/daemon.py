@@ -1,0 +1,299 @@
+"""The composition root: builds everything from the settings, turns the loop, stops in order.
+
+Start: lock, store, recovery, listeners, scheduler. Stop: scheduler, passes, running deploys (drained), polls,
+workers, listeners, store, lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from reconciler import __version__, clock
+from reconciler.config.settings import Settings
+from reconciler.deploying import Deployer
+from reconciler.errors import CannotTell, SettingsError
+from reconciler.events import DaemonStarted, DaemonStopping, Event, Listener, PassFailed, Warned
+from reconciler.git.asking import Asking
+from reconciler.git.credentials import Credentials
+from reconciler.git.library import prepare
+from reconciler.git.refs import Refs
+from reconciler.model import Deploy
+from reconciler.polling import Poller
+from reconciler.reconcile import Reconciler, Tools
+from reconciler.report.logs import LogListener
+from reconciler.report.metrics import Metrics
+from reconciler.runner import output
+from reconciler.runner.workers import WorkerFailed, WorkerPool
+from reconciler.snapshot import Snapshot
+from reconciler.store import StateDir, Store
+from reconciler.threads import Thread
+from reconciler.web import app as web
+
+TICK_S = 1.0
+LATE_TICK_S = 2.5  # a tick that is so late was lost to a change of the wall clock
+DEAD_LOOP_S = 30.0  # /healthz fails when no tick came for so long
+PRUNE_EVERY_S = 3_600.0
+MAX_PASS_BACKOFF_S = 60.0
+GIT_WORKERS = 4
+# Settings that are accepted and not acted on yet, with what that means.
+NOT_ACTED_ON = {
+    "webhook_listen": "no webhook is served",
+    "webhooks": "no webhook is served",
+    "age_identity_file": "age-encrypted secrets are not read",
+    "key_sets": "no signature is checked",
+}
+
+
+class NoCatchUp(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
+    """Fires TICK_S after now, whatever was missed.
+
+    APScheduler's own interval trigger catches up tick by tick after a jump of the clock, and never comes back.
+    """
+
+    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
+        """Return the next tick."""
+        return now + timedelta(seconds=TICK_S)
+
+
+class Reporter:
+    """Passes events on to every listener; a listener's error never reaches who speaks."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+
+    def hear(self, event: Event) -> None:
+        """Tell every listener."""
+        for listener in self.listeners:
+            with suppress(Exception):
+                listener.hear(event)
+
+
+class Daemon:
+    """A reconciler of one config repository on one state directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.config_repo is None:
+            raise SettingsError(
+                "config_repo.url: is missing; set it in the settings file, as RECONCILER_CONFIG_REPO__URL "
+                "or with --config-repo"
+            )
+        self._settings = settings
+        self._config_url = settings.config_repo.url
+        prepare(settings.git_timeout_s)
+        self._state = StateDir(settings.state_dir)
+        self._state.acquire()
+        self._store = Store.open(self._state.database)
+        self._db, self._git = Thread("store"), Thread("git")
+        self._reporter = Reporter()
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._last_tick = clock.monotonic()
+        self._last_tick_at = clock.now()
+        self._last_prune = 0.0
+        self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
+        ask = Asking(self._workers.ask, WorkerFailed)
+        credentials = Credentials(settings.credentials)
+        self._refs = Refs(credentials, self._state.mirrors, settings.git_timeout_s, ask, self._git)
+        self.poller = Poller(
+            self._refs,
+            credentials,
+            self._state.mirrors,
+            settings.git_timeout_s,
+            ask,
+            self._git,
+            self._reporter,
+            lambda _url: self._wake.set(),
+        )
+        self._deployer = Deployer(
+            settings, self._state, self._store, self._db, ask, self._reporter, self._wake.set, self.poller.repair
+        )
+        tools = Tools(settings, self._state, self._store, self._db, self._git, self._reporter)
+        self._reconciler = Reconciler(tools, self.poller, self._deployer)
+        self._metrics = Metrics(lambda: self._reconciler.snapshot, self._heartbeat)
+        self._reporter.listeners = [LogListener(), self._metrics]
+        self._listener: web.Listener | None = None
+
+    def hear_also(self, listener: Listener) -> None:
+        """Let one more listener hear events."""
+        self._reporter.listeners.append(listener)
+
+    def _heartbeat(self) -> float:
+        return self._last_tick_at.timestamp()
+
+    # --- once ---------------------------------------------------------------------------------------------
+
+    async def run_once(self, *, start: bool = True) -> Snapshot:
+        """Do one full pass: poll, deploy what differs (dependencies first), wait, and return what is then known.
+
+        With `start` false nothing is deployed: the dry run. Raises CannotTell where the config repository
+        cannot be read.
+        """
+        try:
+            await self._begin()
+            self.poller.poke(self._config_url, "api")
+            await self.poller.settle([self._config_url])
+            source = self.poller.states[self._config_url]
+            if source.reason is not None:
+                raise CannotTell(f"the config repository cannot be read: {source.reason}: {source.message}")
+            await self._reconciler.load_config()
+            await self.poller.settle()
+            return await self._pass_until_quiet(start=start)
+        finally:
+            await self._close()
+
+    async def _pass_until_quiet(self, *, start: bool) -> Snapshot:
+        started: set[str] = set()
+        while True:
+            self._wake.clear()
+            snapshot = await self._reconciler.run_pass(start=start, skip=started.__contains__)
+            fresh = {target.name for target, _ in snapshot.plan.starts} - started
+            if not start or (not fresh and not self._deployer.running):
+                return await self._reconciler.run_pass(start=False)
+            started |= fresh
+            if self._deployer.running:
+                await self._wake.wait()
+
+    # --- for ever -----------------------------------------------------------------------------------------
+
+    async def run(self, on_ready: Callable[[str], Any] = lambda _address: None) -> None:
+        """Run until a stop signal; the first drains, the second cancels running deploys.
+
+        `on_ready` is called with the address that is listened on.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        scheduler = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+        try:
+            await self._listen()
+            await self._begin()
+            assert self._listener is not None  # noqa: S101 - two lines above
+            started = DaemonStarted(__version__, str(self._state.path), self._listener.address)
+            self._reporter.hear(started)
+            self._warn()
+            scheduler.add_job(self._tick, NoCatchUp(), id="tick")
+            scheduler.start()
+            watching = asyncio.create_task(self._watch(scheduler), name="watch")
+            on_ready(self._listener.address)
+            await self._passes()
+            watching.cancel()
+        finally:
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            self._reporter.hear(DaemonStopping(self._deployer.running, self._settings.drain_timeout_s))
+            await self._deployer.drain(self._settings.drain_timeout_s, self._hurry)
+            await self._close()
+
+    def stop(self) -> None:
+        """Ask for a stop; asked twice, running deploys are cancelled."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        self._wake.set()
+
+    async def _begin(self) -> None:
+        self._metrics.restore_counts(await self._db(self._store.outcome_counts))
+        await self._reconciler.begin()
+
+    def _warn(self) -> None:
+        if os.geteuid() == 0:
+            message = "deploys run as root; give the daemon a user of its own"
+            self._reporter.hear(Warned("daemon.root", message))
+        for key in sorted(self._settings.model_fields_set & NOT_ACTED_ON.keys()):
+            if getattr(self._settings, key):
+                self._reporter.hear(Warned("settings.not_acted_on", f"{key}: {NOT_ACTED_ON[key]}"))
+
+    async def _listen(self) -> None:
+        face = web.Face(
+            snapshot=lambda: self._reconciler.snapshot,
+            metrics=self._metrics.render,
+            alive=self._why_not_alive,
+            ready=self._why_not_ready,
+            history=lambda target, limit: self._db(self._store.history, target, limit),
+            deploy=lambda deploy_id: self._db(self._store.deploy, deploy_id),
+            log=self._read_log,
+        )
+        self._listener = web.Listener(web.build(face))
+        host, port = self._settings.listen_address
+        try:
+            await self._listener.start(host, port)
+        except OSError as error:
+            raise SettingsError(
+                f"listen: {self._settings.listen} cannot be used: {error.strerror}; choose another with --listen"
+            ) from error
+
+    async def _read_log(self, deploy: Deploy) -> str:
+        return await asyncio.to_thread(output.read_all, self._state.log_of(deploy.target, deploy.id))
+
+    def _why_not_alive(self) -> str | None:
+        age = clock.monotonic() - self._last_tick
+        return f"the scheduler has not turned for {age:.0f} s" if age > DEAD_LOOP_S else None
+
+    def _why_not_ready(self) -> str | None:
+        source = self.poller.states.get(self._config_url)
+        if source is None or source.last_good_poll is None:
+            failed = f": {source.reason}: {source.message}" if source and source.reason else ""
+            return f"the config repository has not been polled yet{failed}"
+        return None if self._reconciler.loaded else "the configuration has not been loaded yet"
+
+    async def _tick(self) -> None:
+        """Turn the scheduler: the one job that APScheduler has."""
+        self._last_tick, self._last_tick_at = clock.monotonic(), clock.now()
+        self.poller.tick()
+        if self._last_tick - self._last_prune > PRUNE_EVERY_S:
+            self._last_prune = self._last_tick
+            await self._deployer.prune()
+
+    async def _watch(self, scheduler: Any) -> None:
+        """Bring back a tick that a jump of the wall clock took away: APScheduler sleeps until a wall time."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if clock.monotonic() - self._last_tick > LATE_TICK_S:
+                scheduler.modify_job("tick", next_run_time=clock.now())
+
+    async def _passes(self) -> None:
+        """Pass after pass: on every wake-up, and when a decision changes by itself."""
+        failures = 0
+        while not self._stopping.is_set():
+            self._wake.clear()
+            pause: float | None
+            try:
+                snapshot = await self._reconciler.run_pass()
+                failures, pause = 0, _until(snapshot.plan.next_change)
+            except Exception as error:  # noqa: BLE001 - the next pass begins from what is stored
+                failures += 1
+                pause = min(MAX_PASS_BACKOFF_S, 2.0**failures)
+                self._reporter.hear(PassFailed(repr(error), pause))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    async def _close(self) -> None:
+        await self.poller.close()
+        await self._refs.close()
+        await self._workers.close()
+        if self._listener is not None:
+            await self._listener.stop()
+        with suppress(*self._store.errors):
+            await self._db(self._store.save_sources, self.poller.take_dirty())
+        self._git.close()
+        self._db.close()
+        self._store.close()
+        self._state.release()
+
+
+def _until(moment: datetime | None) -> float | None:
+    """Return seconds from now until `moment`, at least a little: a pass costs something."""
+    return None if moment is None else max(0.05, (moment - clock.now()).total_seconds())

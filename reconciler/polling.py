@@ -1,0 +1,268 @@
+"""Polling: which Source is due when, and one trip to each that is.
+
+The due times live here, on the monotonic clock, so no change of the wall clock stops or floods anything. A
+Source whose pins are all in its mirror and of which no ref is followed is not polled at all. An early poll
+(a webhook, a person) only moves a due time forward; one that arrives during a poll causes one more after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from reconciler import resolving, urls
+from reconciler.errors import SourceError, SourceReason
+from reconciler.events import GitOperation, Listener, PollFinished
+from reconciler.git.credentials import Credentials
+from reconciler.git.library import mirror_name
+from reconciler.git.refs import Refs
+from reconciler.model import SourceState
+from reconciler.resolving import Needs
+from reconciler.schedule import poll_delay_s
+from reconciler.text import short
+
+MAX_POLLS = 64  # at once
+MAX_POLLS_PER_HOST = 8  # so that one dead host cannot hold all of them
+
+Blocking = Callable[..., Awaitable[Any]]
+Ask = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One Source: what is asked of it, what came of it, and when it is due."""
+
+    needs: Needs
+    state: SourceState
+    due: float | None  # on the monotonic clock; None while nothing asks for a poll
+    trigger: str = "startup"
+    task: asyncio.Task[None] | None = None
+    again: str | None = None  # an early poll that arrived during a poll
+    missing: frozenset[str] = frozenset()
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Poller:
+    """Polls Sources when they are due and fetches what is new. `changed` is called after every poll."""
+
+    def __init__(
+        self,
+        refs: Refs,
+        credentials: Credentials,
+        mirrors: Path,
+        timeout_s: float,
+        ask: Ask,
+        blocking: Blocking,
+        listener: Listener,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._refs = refs
+        self._credentials = credentials
+        self._mirrors = mirrors
+        self._timeout_s = timeout_s
+        self._ask = ask
+        self._blocking = blocking
+        self._listener = listener
+        self._changed = changed
+        self._entries: dict[str, _Entry] = {}
+        self._slots = asyncio.Semaphore(MAX_POLLS)
+        self._hosts: dict[str, asyncio.Semaphore] = {}
+        self._dirty: set[str] = set()
+
+    @property
+    def states(self) -> dict[str, SourceState]:
+        """What is known of every Source now."""
+        return {url: entry.state for url, entry in self._entries.items()}
+
+    def take_dirty(self) -> list[SourceState]:
+        """Return the states that changed since the last call: what the store should hear of."""
+        dirty, self._dirty = self._dirty, set()
+        return [self._entries[url].state for url in sorted(dirty) if url in self._entries]
+
+    async def follow(self, needs: Mapping[str, Needs], remembered: Mapping[str, SourceState]) -> list[str]:
+        """Make `needs` what is polled from now on; return the Sources that nobody needs any more."""
+        for url, wanted in needs.items():
+            entry = self._entries.get(url)
+            if entry is None:
+                state = remembered.get(url) or SourceState(url=url, interval_s=wanted.interval_s)
+                entry = self._entries[url] = _Entry(wanted, state, due=None)
+                entry.idle.set()
+            asked_before = entry.missing
+            if wanted.pins != entry.needs.pins or entry.due is None:
+                found = await self._blocking(resolving.missing_pins, self._mirrors, url, wanted.pins)
+                entry.missing = frozenset(found)
+            is_new = bool(entry.missing - asked_before) or wanted.refs != entry.needs.refs
+            entry.needs = wanted
+            entry.state = replace(entry.state, interval_s=wanted.interval_s)
+            if not wanted.refs and not entry.missing:
+                self._rest(entry)
+            elif entry.due is None or is_new:
+                self._make_due(entry, "startup" if entry.state.last_poll is None else "config")
+        gone = [url for url in self._entries if url not in needs]
+        for url in gone:
+            entry = self._entries.pop(url)
+            if entry.task is not None:
+                entry.task.cancel()
+        return gone
+
+    def repair(self, url: str) -> None:
+        """Fetch a Source again whose mirror turned out to be damaged."""
+        entry = self._entries.get(url)
+        if entry is not None:
+            entry.missing = entry.needs.pins
+            self._make_due(entry, "repair")
+
+    def poke(self, url: str, trigger: str) -> None:
+        """Poll a Source now; while it is being polled, once more after that."""
+        entry = self._entries.get(url)
+        if entry is not None:
+            self._make_due(entry, trigger)
+
+    def tick(self) -> None:
+        """Start every poll that is due. Called once a second, and after every change of due times."""
+        now = time.monotonic()
+        for url, entry in self._entries.items():
+            if entry.due is not None and entry.due <= now and entry.task is None:
+                entry.idle.clear()
+                entry.task = asyncio.create_task(self._run(url, entry), name=f"poll {url}")
+
+    async def settle(self, url_filter: Iterable[str] | None = None) -> None:
+        """Wait until no poll is running or due, of all Sources or of those given."""
+        urls_to_wait = list(self._entries if url_filter is None else url_filter)
+        self.tick()
+        for url in urls_to_wait:
+            if url in self._entries:
+                await self._entries[url].idle.wait()
+
+    async def close(self) -> None:
+        """End all polls."""
+        tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    # --- one poll -----------------------------------------------------------------------------------------
+
+    def _rest(self, entry: _Entry) -> None:
+        entry.due = None
+        if entry.state.next_poll is not None or entry.state.failures:
+            # Nothing is asked of it any more, so nothing is wrong with it.
+            entry.state = replace(entry.state, next_poll=None, failures=0, reason=None, message="")
+            self._dirty.add(entry.state.url)
+
+    def _make_due(self, entry: _Entry, trigger: str) -> None:
+        if entry.task is not None:
+            entry.again = trigger
+            return
+        entry.due, entry.trigger = time.monotonic(), trigger
+        entry.idle.clear()
+        self.tick_soon()
+
+    def tick_soon(self) -> None:
+        """Look for due polls in the loop's next turn."""
+        asyncio.get_running_loop().call_soon(self.tick)
+
+    async def _run(self, url: str, entry: _Entry) -> None:
+        host = urls.parse(url).host
+        host_slots = self._hosts.setdefault(host, asyncio.Semaphore(MAX_POLLS_PER_HOST))
+        try:
+            async with host_slots, self._slots:
+                began = time.monotonic()
+                failure: SourceError | None = None
+                changed = False
+                try:
+                    changed = await self._poll(url, entry)
+                except SourceError as error:
+                    failure = error
+                self._record(entry, failure, changed=changed, duration_s=time.monotonic() - began)
+        finally:
+            entry.task = None
+            again, entry.again = entry.again, None
+            if again is not None and self._entries.get(url) is entry:
+                self._make_due(entry, again)
+            else:
+                entry.idle.set()
+        self._changed(url)
+
+    async def _poll(self, url: str, entry: _Entry) -> bool:
+        """Ask for refs, fetch where something is new; return whether something was. Raises SourceError."""
+        needs, missing = entry.needs, entry.missing
+        is_new = bool(missing)
+        if needs.refs:
+            began = time.monotonic()
+            found = await self._refs.poll(url, sorted(needs.refs))
+            self._listener.hear(GitOperation("ls_remote", time.monotonic() - began))
+            known = await self._blocking(resolving.known_refs, self._mirrors, url, needs.refs)
+            self._require_branches(url, needs, found)
+            is_new = is_new or found != known
+        if is_new:
+            entry.missing = await self._fetch(url, needs)
+            if entry.missing:
+                pins = ", ".join(short(pin) for pin in sorted(entry.missing)[:3])
+                raise SourceError(
+                    SourceReason.COMMIT_NOT_FOUND, f"{url} has no commit {pins} in any branch or tag; push it there"
+                )
+        return is_new
+
+    def _require_branches(self, url: str, needs: Needs, found: Mapping[str, str]) -> None:
+        """Raise SourceError for a branch that is gone; the mirror keeps its last commit."""
+        branches = [ref for ref in needs.refs if ref.startswith("refs/heads/")]
+        tags = {ref.removeprefix("refs/tags/") for ref in found}
+        absent = [ref for ref in branches if ref not in found and ref.removeprefix("refs/heads/") not in tags]
+        if absent:
+            names = ", ".join(ref.removeprefix("refs/heads/") for ref in sorted(absent))
+            raise SourceError(SourceReason.NOT_FOUND, f"{url} has no branch {names}")
+
+    async def _fetch(self, url: str, needs: Needs) -> frozenset[str]:
+        login = self._credentials.login(url)
+        request = {
+            "op": "fetch",
+            "url": url,
+            "mirror": str(self._mirrors / mirror_name(url)),
+            "pins": sorted(needs.pins),
+            "login": login.as_message() if login else None,
+        }
+        began = time.monotonic()
+        answer = await self._ask(request, self._timeout_s)
+        self._listener.hear(GitOperation("fetch", time.monotonic() - began))
+        return frozenset(answer["missing"])
+
+    def _record(self, entry: _Entry, failure: SourceError | None, *, changed: bool, duration_s: float) -> None:
+        now = datetime.now(UTC)
+        failures = entry.state.failures + 1 if failure else 0
+        delay = poll_delay_s(entry.needs.interval_s, failures, random.random())  # noqa: S311 - jitter, no secret
+        idle = failure is None and not entry.needs.refs
+        entry.due = None if idle else time.monotonic() + delay
+        entry.state = replace(
+            entry.state,
+            last_poll=now,
+            last_good_poll=entry.state.last_good_poll if failure else now,
+            failures=failures,
+            reason=failure.reason if failure else None,
+            message=failure.message if failure else "",
+            next_poll=None if idle else now + timedelta(seconds=delay),
+        )
+        self._dirty.add(entry.state.url)
+        result = "error" if failure else "changed" if changed else "unchanged"
+        self._listener.hear(
+            PollFinished(
+                entry.state.url,
+                result,
+                entry.trigger,
+                duration_s,
+                failure.reason if failure else None,
+                failure.message if failure else "",
+                failures,
+                delay,
+            )
+        )
+        entry.trigger = "schedule"

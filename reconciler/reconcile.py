@@ -1,0 +1,209 @@
+"""One pass: gather what is known, decide, apply. The same for timer, webhook, operator and start-up.
+
+Nothing is carried from one pass to the next but what the store and the mirrors hold, so a crash at any line
+costs a pass and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from reconciler import clock, resolving
+from reconciler.config.catalogue import Catalogue, KnownEntry, merge
+from reconciler.config.deployments import ParsedFile, parse_file
+from reconciler.config.problems import Place, Problem
+from reconciler.config.settings import ConfigRepo, Settings
+from reconciler.deploying import Deployer
+from reconciler.errors import SourceError, SourceReason
+from reconciler.events import ConfigLoaded, ConfigRejected, Decided, Listener
+from reconciler.git import objects
+from reconciler.git.library import mirror_name
+from reconciler.model import ConfigHead, Desired, Observed, OutcomeReason, SourceState, TargetRecord
+from reconciler.planning import Plan, plan
+from reconciler.polling import Poller
+from reconciler.snapshot import Snapshot
+from reconciler.spec import Target
+from reconciler.store import StateDir, Store
+from reconciler.text import short
+from reconciler.threads import Thread
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a pass works with."""
+
+    settings: Settings
+    state: StateDir
+    store: Store
+    db: Thread
+    git: Thread
+    listener: Listener
+
+
+def remembered(store: Store, slots: int, now: datetime, sources: Mapping[str, SourceState] | None = None) -> Snapshot:
+    """Return everything that the store knows, with the plan that follows from it. Works without a daemon."""
+    entries, records = store.entries(), store.targets()
+    targets = _in_force(entries)
+    nothing = TargetRecord(Desired(), Observed(), None)
+    known = {name: records.get(name, nothing) for name in targets}
+    decisions = plan(
+        targets,
+        {name: record.desired for name, record in known.items()},
+        {name: record.observed for name, record in known.items()},
+        slots=slots,
+        now=now,
+    )
+    return Snapshot(
+        now=now,
+        plan=decisions,
+        head=store.config_head(),
+        entries=entries,
+        records={name: records[name] for name in entries if name in records},
+        sources=store.sources() if sources is None else sources,
+        last_deploys={name: deploy for name, deploy in store.last_deploys().items() if name in entries},
+        slots=slots,
+    )
+
+
+def _in_force(entries: Mapping[str, KnownEntry]) -> dict[str, Target]:
+    return {name: entry.target for name, entry in entries.items() if entry.target is not None}
+
+
+class Reconciler:
+    """Passes over all targets of one config repository."""
+
+    def __init__(self, tools: Tools, poller: Poller, deployer: Deployer) -> None:
+        self._tools = tools
+        self._poller = poller
+        self._deployer = deployer
+        self._parsed: dict[tuple[str, str], ParsedFile] = {}  # by file and blob: an unchanged file is not parsed again
+        self._targets: dict[str, Target] = {}
+        self._told: dict[str, tuple[str, str]] = {}
+        self._rejected = ""
+        self.snapshot = Snapshot(now=clock.now(), plan=Plan(clock.now()), slots=tools.settings.max_concurrent_deploys)
+        self.loaded = False
+
+    async def begin(self) -> None:
+        """Take up what the store remembers, and end what a dead daemon left running."""
+        tools = self._tools
+        self._targets = _in_force(await tools.db(tools.store.entries))
+        await self._deployer.recover()
+        await self._follow_sources()
+
+    async def _follow_sources(self) -> None:
+        tools = self._tools
+        needs = resolving.needs(self._targets.values(), tools.settings.config_repo)
+        before = await tools.db(tools.store.sources)
+        await self._poller.follow(needs, before)
+        await tools.db(tools.store.save_sources, self._poller.take_dirty(), before.keys() - needs.keys())
+
+    # --- configuration ------------------------------------------------------------------------------------
+
+    async def load_config(self) -> None:
+        """Bring the config branch's newest commit into force, as far as it is good."""
+        tools, repo = self._tools, self._tools.settings.config_repo
+        if repo is None:
+            return
+        mirror = tools.state.mirrors / mirror_name(repo.url)
+        head = await tools.db(tools.store.config_head)
+        commit = await tools.git(objects.resolve, mirror, f"refs/heads/{repo.branch}")
+        if commit is None:
+            return
+        if self.loaded and commit in (head.commit if head else "", self._rejected):
+            return
+        try:
+            await self._check_trust(repo, mirror, head, commit)
+            files = await tools.git(objects.config_files, mirror, commit, repo.path, frozenset(self._parsed))
+        except SourceError as error:
+            self.loaded, self._rejected = True, commit
+            await tools.db(tools.store.reject_config, f"{short(commit)}: {error.message}", clock.now())
+            tools.listener.hear(ConfigRejected(commit, error.message))
+            return
+        self._parsed, self._rejected = {(file.name, file.blob): self._parse(file) for file in files}, ""
+        catalogue = merge(await tools.db(tools.store.entries), self._parsed.values(), commit)
+        await tools.db(tools.store.save_catalogue, catalogue, commit, clock.now())
+        self.loaded = True
+        self._targets = catalogue.targets
+        await self._follow_sources()
+        self._tell_config(catalogue, commit, head)
+
+    async def _check_trust(self, repo: ConfigRepo, mirror: Path, head: ConfigHead | None, commit: str) -> None:
+        """Raise SourceError for a config commit that the settings do not let into force."""
+        if repo.signed_by:
+            message = "config_repo.signed_by is not acted on yet, and what cannot be checked is not put into force"
+            raise SourceError(SourceReason.FORBIDDEN, message)
+        before = head.commit if head else ""
+        if not repo.fast_forward_only or not before:
+            return
+        if not await self._tools.git(objects.is_ancestor, mirror, before, commit):
+            message = f"the branch was rewound or rewritten after {short(before)}, and fast_forward_only is set"
+            raise SourceError(SourceReason.FORBIDDEN, message)
+
+    def _parse(self, file: objects.ConfigFile) -> ParsedFile:
+        known = self._parsed.get((file.name, file.blob))
+        if known is not None:
+            return known
+        if file.data is None:
+            return ParsedFile(file.name, problems=(Problem(Place(file.name), "", file.problem),), fatal=True)
+        return parse_file(file.data, file.name, self._tools.settings.url_policy)
+
+    def _tell_config(self, catalogue: Catalogue, commit: str, before: ConfigHead | None) -> None:
+        problems = tuple(str(problem) for problem in catalogue.problems)
+        if before is None or before.commit != commit or before.problems != problems:
+            self._tools.listener.hear(ConfigLoaded(commit, len(catalogue.targets), problems))
+
+    # --- the pass -----------------------------------------------------------------------------------------
+
+    async def run_pass(self, *, start: bool = True, skip: Callable[[str], bool] = lambda _: False) -> Snapshot:
+        """Gather, decide, apply; return what was known and decided.
+
+        With `start` false nothing is started (a dry run, or a daemon that drains); `skip` names targets that
+        are not to be started in this run.
+        """
+        tools = self._tools
+        await self.load_config()
+        records = await tools.db(tools.store.targets)
+        desired = await tools.git(self._resolve, self._poller.states)
+        changed = {
+            name: wanted for name, wanted in desired.items() if name not in records or records[name].desired != wanted
+        }
+        now = clock.now()
+        if changed:
+            await tools.db(tools.store.save_desired, changed, now)
+        dirty = self._poller.take_dirty()
+        if dirty:
+            await tools.db(tools.store.save_sources, dirty)
+        await self._cancel_obsolete(desired)
+        slots = tools.settings.max_concurrent_deploys
+        snapshot = await tools.db(remembered, tools.store, slots, now, self._poller.states)
+        if start:
+            for target, decision in snapshot.plan.starts:
+                if not skip(target.name):
+                    await self._deployer.start(target, decision, snapshot.records[target.name])
+        self._tell_decisions(snapshot)
+        self.snapshot = snapshot
+        return snapshot
+
+    def _resolve(self, sources: Mapping[str, SourceState]) -> dict[str, Desired]:
+        mirrors, secrets_dir = self._tools.state.mirrors, self._tools.settings.secrets_dir
+        return {
+            name: resolving.resolve(mirrors, target, sources.get(target.source), secrets_dir)
+            for name, target in self._targets.items()
+        }
+
+    async def _cancel_obsolete(self, desired: Mapping[str, Desired]) -> None:
+        for name, target in self._targets.items():
+            version, wanted = self._deployer.version_of(name), desired[name].version
+            if target.on_change == "cancel" and version is not None and wanted is not None and version != wanted:
+                await self._deployer.cancel(name, OutcomeReason.OBSOLETE, "a newer version is wanted")
+
+    def _tell_decisions(self, snapshot: Snapshot) -> None:
+        told = {}
+        for name, planned in snapshot.plan.targets.items():
+            told[name] = (planned.decision.kind, str(planned.decision.reason))
+            if self._told.get(name) != told[name]:
+                self._tools.listener.hear(Decided(name, planned.decision, planned.rule.number))
+        self._told = told
