@@ -29,6 +29,12 @@ from reconciler.schedule import format_duration, retry_delay_s, window_opens
 from reconciler.spec import Target
 from reconciler.text import short
 
+_ENDED = {
+    DeployStatus.FAILED: "failed",
+    DeployStatus.TIMED_OUT: "timed out",
+    DeployStatus.CANCELLED: "was cancelled",
+    DeployStatus.ABANDONED: "was abandoned",
+}
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -196,9 +202,9 @@ def _backoff(facts: Facts) -> Decision | None:
     if not facts.is_retry or (due := retry_due(facts)) is None:
         return None
     observed, limit = facts.observed, facts.target.retry.limit
-    ended = f"the last try {observed.attempted_status}"
+    ended = f"the last try {_how_it_ended(observed)}"
     if observed.failures:
-        ended = f"try {observed.failures} of {limit + 1} {observed.attempted_status}"
+        ended = f"try {observed.failures} of {limit + 1} {_how_it_ended(observed)}"
     reason = f" ({observed.attempted_reason})" if observed.attempted_reason else ""
     left = format_duration((due - facts.now).total_seconds())
     return Wait(WaitReason.BACKOFF, f"{ended}{reason}; the next one is in {left}", due)
@@ -233,8 +239,13 @@ def _start(facts: Facts) -> Decision:
         seen = short(observed.drift or "")
         return Start(version, StartReason.DRIFT, f"{seen} was seen instead of {short(version.commit)}")
     if observed.attempted == version:
-        return Start(version, StartReason.RETRY, f"again after a try that {observed.attempted_status}")
+        return Start(version, StartReason.RETRY, f"again after a try that {_how_it_ended(observed)}")
     return Start(version, StartReason.NEW_VERSION, _what_is_new(observed.deployed, version))
+
+
+def _how_it_ended(observed: Observed) -> str:
+    assert observed.attempted_status is not None, "a retry follows an attempt"  # noqa: S101
+    return _ENDED[observed.attempted_status]
 
 
 def _what_is_new(deployed: Version | None, version: Version) -> str:

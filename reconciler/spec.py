@@ -95,6 +95,8 @@ _BOOL_SCHEMA = WithJsonSchema({"type": "boolean"})
 _VALUE_SCHEMA = WithJsonSchema({"type": ["string", "number", "boolean"]})
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+GOAL_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,199}$"
+SECRET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 _REF_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,199}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -106,8 +108,8 @@ Flag = Annotated[bool, BeforeValidator(_boolean), _BOOL_SCHEMA]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_variable)]
 Value = Annotated[str, StringConstraints(max_length=32_768), AfterValidator(_no_nul), _VALUE_SCHEMA]
 Variables = Annotated[Mapping[Variable, Value], Field(max_length=MAX_VARIABLES)]
-SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
-MakeGoal = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,199}$")]
+SecretName = Annotated[str, StringConstraints(pattern=SECRET_PATTERN)]
+MakeGoal = Annotated[str, StringConstraints(pattern=GOAL_PATTERN)]
 Argument = Annotated[str, StringConstraints(max_length=8_192), AfterValidator(_no_nul)]
 RepoPath = Annotated[str, StringConstraints(max_length=1_000), AfterValidator(_relative_path)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_URL_LENGTH = 2_000
 _DEFAULT_PORTS = {"https": 443, "http": 80, "ssh": 22}
@@ -71,6 +71,15 @@ def parse(text: str) -> RepoUrl:
     if scp and "::" not in text:
         return _remote("ssh", scp[1], scp[2], None, "/" + scp[3])
     raise ValueError("expected https://HOST/PATH, ssh://HOST/PATH or USER@HOST:PATH")
+
+
+def parse_prefix(text: str) -> RepoUrl:
+    """Return the checked prefix of URLs, such as https://HOST/ or https://HOST/PATH; raise ValueError."""
+    scheme = _SCHEME.match(text)
+    bare_host = scheme is not None and not text[scheme.end() :].partition("/")[2].strip("/")
+    if not bare_host:
+        return parse(text)
+    return replace(parse(text.rstrip("/") + "/x"), path="/")
 
 
 def refusal(url: RepoUrl, *, allow_local: bool, allow_http: bool) -> str | None:

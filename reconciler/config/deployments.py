@@ -138,7 +138,7 @@ def _translate(error: ValidationError, node: Node, prefix: tuple[str, ...]) -> l
     """Return pydantic's errors as problems with places."""
     errors = error.errors(include_url=False, include_input=False)
     # A list whose only item is wrong is also called too short; the item's own error says more.
-    locations = {tuple(item["loc"][:-1]) for item in errors}
+    locations = {item["loc"][:length] for item in errors for length in range(1, len(item["loc"]))}
     problems = []
     for item in errors:
         path = tuple(part for part in item["loc"] if part != "[key]")

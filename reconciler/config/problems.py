@@ -15,6 +15,8 @@ MAX_SHOWN_KEY = 120  # characters; a hostile file may hold longer ones
 _EXPECTED = {
     spec.NAME_PATTERN: "1 to 63 lower-case letters, digits and dashes, beginning and ending with a letter or digit",
     r"^([0-9a-f]{40}|[0-9a-f]{64})$": "a full commit id of 40 or 64 lower-case hex digits",
+    spec.GOAL_PATTERN: "a make target: letters, digits and _ . + / -, not beginning with a dash",
+    spec.SECRET_PATTERN: "a secret's name: letters, digits and _ . -, never a path",
     r"^[A-Za-z_][A-Za-z0-9_]{0,127}$": "a variable name of letters, digits and underscores",
     r"^https?://[^\s@]{1,1990}$": "an http or https address without user information",
 }

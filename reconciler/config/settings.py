@@ -94,7 +94,7 @@ class Credential(Spec):
 
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
-        urls.parse(self.url)
+        urls.parse_prefix(self.url)
         ways = [self.password_file, self.token_file, self.ssh_key_file, self.github_app]
         if sum(way is not None for way in ways) > 1:
             raise ValueError("expected one of password_file, token_file, ssh_key_file and github_app")

@@ -41,7 +41,7 @@ class Credentials:
     """Every credential of the settings."""
 
     def __init__(self, credentials: Sequence[Credential]) -> None:
-        prefixes = [(str(urls.parse(credential.url)).rstrip("/"), credential) for credential in credentials]
+        prefixes = [(str(urls.parse_prefix(credential.url)).rstrip("/"), credential) for credential in credentials]
         self._prefixes = sorted(prefixes, key=lambda pair: len(pair[0]), reverse=True)
 
     def login(self, url: str) -> Login | None:

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.urls import parse, parse_prefix, refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("https://git.example.com/acme/api.git", "https://git.example.com/acme/api.git"),
+        ("HTTPS://Git.Example.COM:443/acme/api.git/", "https://git.example.com/acme/api.git"),
+        ("https://git.example.com:8443/api", "https://git.example.com:8443/api"),
+        ("ssh://git@Git.example.com:22/acme/api.git", "ssh://git@git.example.com/acme/api.git"),
+        ("git@git.example.com:acme/api.git", "ssh://git@git.example.com/acme/api.git"),
+        ("git.example.com:acme/api", "ssh://git.example.com/acme/api"),
+        ("http://127.0.0.1:3000/x", "http://127.0.0.1:3000/x"),
+        ("https://[::1]:8080/x", "https://[::1]:8080/x"),
+        ("https://[2001:db8::1]/x", "https://[2001:db8::1]/x"),
+        ("file:///srv/git/api.git", "file:///srv/git/api.git"),
+        ("file://localhost/srv/git/api.git", "file:///srv/git/api.git"),
+        ("/srv//git/./api.git/", "file:///srv/git/api.git"),
+    ],
+)
+def test_the_normal_form(text: str, normal: str) -> None:
+    assert str(parse(text)) == normal
+    assert str(parse(normal)) == normal
+
+
+HOSTILE = [
+    "",
+    "-oProxyCommand=touch /tmp/x",
+    "--upload-pack=touch /tmp/x",
+    "ext::sh -c touch% /tmp/x",
+    "ext::sh",
+    "fd::17/foo",
+    "ftp://example.com/x",
+    "git://example.com/x",
+    "javascript://example.com/x",
+    "https://user:pass@example.com/x",
+    "https://user@example.com/x",
+    "https://token@example.com:443/x",
+    "ssh://git:pass@example.com/x",
+    "ssh://-oProxyCommand=x/y",
+    "ssh://-x@example.com/y",
+    "git@-oProxyCommand=x:y",
+    "git@example.com:-x",
+    "ssh://example.com/-x",
+    "https://example.com",
+    "https://example.com/",
+    "https:///x",
+    "https://exa mple.com/x",
+    "https://example.com/x\n",
+    "https://example.com/x\x00",
+    "https://example.com/\u2028x",
+    "https://example.com\\@evil.com/x",
+    "https://example.com/x?y=1",
+    "https://example.com/x#y",
+    "https://example.com:0/x",
+    "https://example.com:99999/x",
+    "https://example.com:port/x",
+    "https://example.com:/x",
+    "https://.example.com/x",
+    "https://example..-/x",
+    "https://[::1/x",
+    "https://[zz::1]/x",
+    "https://éxample.com/x",
+    "file://example.com/x",
+    "file://",
+    "/",
+    "/srv/../etc",
+    "./relative",
+    "relative/path",
+    "../up",
+    "~/x",
+    "C:\\repo",
+    "https://example.com/$(touch x)",
+    "https://example.com/`x`",
+    "a::b",
+    "x" * 3_000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_url_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("https://Git.example.com/", "https://git.example.com/"),
+        ("ssh://git@git.example.com", "ssh://git@git.example.com/"),
+        ("https://git.example.com/acme/", "https://git.example.com/acme"),
+    ],
+)
+def test_a_prefix(text: str, normal: str) -> None:
+    assert str(parse_prefix(text)) == normal
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_url_or_an_error(text: str) -> None:
+    try:
+        url = parse(text)
+    except ValueError:
+        return
+    assert url.scheme in ("https", "http", "ssh", "file")
+    assert parse(str(url)) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "refused"),
+    [
+        ("https://example.com/x", {}, False),
+        ("git@example.com:x", {}, False),
+        ("http://example.com/x", {}, True),
+        ("http://example.com/x", {"allow_http": True}, False),
+        ("http://localhost:3000/x", {}, False),
+        ("http://127.0.0.9/x", {}, False),
+        ("http://169.254.169.254/x", {}, True),
+        ("file:///x", {}, True),
+        ("/x", {}, True),
+        ("/x", {"allow_local": True}, False),
+    ],
+)
+def test_what_the_settings_refuse(text: str, settings: dict[str, bool], refused: bool) -> None:
+    policy = {"allow_local": False, "allow_http": False, **settings}
+    assert (refusal(parse(text), **policy) is not None) is refused
