@@ -18,6 +18,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import CredentialType, FetchPrune
 
+from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git.credentials import covers
 
@@ -54,9 +55,13 @@ class Callbacks(pygit2.RemoteCallbacks):
             return pygit2.Keypair(user, None, login["ssh_key_file"], "")
         raise SourceError(refused, f"{self._url} takes no credential of the kind that the settings have for it")
 
-    def certificate_check(self, certificate: None, valid: bool, host: bytes) -> bool:  # noqa: ARG002 - pygit2's signature
-        """Return libgit2's own verdict: pygit2 accepts every ssh host key where this method is missing."""
-        return valid
+    def certificate_check(self, certificate: None, valid: bool, host: bytes) -> bool:  # noqa: ARG002 - pygit2's
+        """Return whether libgit2 trusts the certificate or host key, and it is that of the Source's own host.
+
+        Without this method pygit2 accepts every ssh host key. The host is compared because libgit2 follows a
+        redirect to another one, whatever `http.followRedirects` says.
+        """
+        return valid and host.decode(errors="replace").lower() == urls.parse(self._url).host
 
 
 @contextmanager
@@ -82,7 +87,7 @@ def fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | N
         try:
             return {"missing": _fetch(url, mirror, pins, login)}
         except SourceError as error:
-            if error.reason is not SourceReason.CORRUPT or not mirror.exists():
+            if not is_damaged(mirror):
                 raise
             discard(mirror)
             return {"missing": _fetch(url, mirror, pins, login), "made_anew": True}
@@ -135,11 +140,24 @@ def _repository(mirror: Path) -> pygit2.Repository:
     fresh = mirror.with_name(f".new-{mirror.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     repository = pygit2.init_repository(str(fresh), bare=True)
-    repository.config["http.followRedirects"] = "false"  # a redirect could carry a credential elsewhere
     repository.config["core.hooksPath"] = "/dev/null"
     repository.config["gc.auto"] = 0
     fresh.rename(mirror)
     return pygit2.Repository(str(mirror))
+
+
+def is_damaged(mirror: Path) -> bool:
+    """Whether a ref of the mirror leads to a commit or tree that cannot be read. Asked after a failure only."""
+    try:
+        repository = pygit2.Repository(str(mirror))
+        repository.lookup_reference("HEAD")
+        for name in repository.references:
+            found = repository.lookup_reference(name).peel()
+            if isinstance(found, pygit2.Commit):
+                found.tree.id  # noqa: B018 - reads the commit and looks its tree up
+    except (pygit2.GitError, KeyError, ValueError):
+        return True
+    return False
 
 
 def discard(mirror: Path) -> None:

@@ -71,7 +71,7 @@ class Store:
             raise StateError(
                 f"the database {path} cannot be used: {error}; free space or rights, then start again"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # damage reaches SQLite's messages too
             raise StateError(
                 f"the database {path} is damaged ({error}); restore a backup, or move the file away: the next start "
                 "then takes every target as not deployed yet and deploys it again"
