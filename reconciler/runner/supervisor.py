@@ -148,10 +148,10 @@ class Failed(Exception):  # noqa: N818 - says what happened
 class Supervisor:
     """One deploy."""
 
-    def __init__(self, job: dict[str, Any], lifeline: int) -> None:
+    def __init__(self, job: dict[str, Any], lifeline: int, commands: bytes) -> None:
         self._job = job
         self._lifeline = lifeline
-        self._commands = b""
+        self._commands = commands  # what was already read from the lifeline
         self._began = clock()
         self._deadline = self._began + job["timeout_s"]
         self._lease_end = self._began + job["lease_s"]
@@ -173,6 +173,7 @@ class Supervisor:
         """Run all steps and end the tree; return the outcome."""
         outcome: dict[str, Any] = {"status": "succeeded", "reason": None, "message": "", "exit_code": 0}
         try:
+            self._obey()
             for step in self._job["steps"]:
                 self._step(step)
         except Failed as failure:
@@ -303,7 +304,11 @@ class Supervisor:
         if not data:
             self._poll.unregister(self._lifeline)
             raise Stopped("abandoned", "daemon_died", "the daemon died while the deploy ran")
-        *commands, self._commands = (self._commands + data).split(b"\n")
+        self._commands += data
+        self._obey()
+
+    def _obey(self) -> None:
+        *commands, self._commands = self._commands.split(b"\n")
         for command in commands:
             word, _, argument = command.decode().partition(" ")
             if word == "renew":
@@ -389,16 +394,17 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     os.close(folder)
 
 
-def read_job(lifeline: int) -> dict[str, Any]:
-    """Return the job: the first line of the lifeline."""
+def read_job(lifeline: int) -> tuple[dict[str, Any], bytes]:
+    """Return the job, which is the first line of the lifeline, and what was read beyond it."""
     data = b""
-    while not data.endswith(b"\n"):
+    while b"\n" not in data:
         chunk = os.read(lifeline, READ_BYTES)
         if not chunk:
             sys.exit(0)  # the daemon died before it said what to do
         data += chunk
-    job: dict[str, Any] = json.loads(data)
-    return job
+    line, _, rest = data.partition(b"\n")
+    job: dict[str, Any] = json.loads(line)
+    return job, rest
 
 
 def main() -> None:
@@ -408,11 +414,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
     lifeline = sys.stdin.fileno()
-    job = read_job(lifeline)
+    job, commands = read_job(lifeline)
     # Held until this process ends: who gets this lock knows that nothing of the deploy is left.
     lock = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    supervisor = Supervisor(job, lifeline)
+    supervisor = Supervisor(job, lifeline, commands)
     try:
         result = supervisor.run()
     except Exception as error:  # noqa: BLE001 - whatever happened, the tree must end and the result say so
