@@ -28,7 +28,7 @@ from reconciler.git.library import prepare
 from reconciler.git.refs import Refs
 from reconciler.model import Deploy
 from reconciler.polling import Poller
-from reconciler.reconcile import Reconciler, Tools
+from reconciler.reconcile import Reconciler, Tools, start_key
 from reconciler.report.logs import LogListener
 from reconciler.report.metrics import Metrics
 from reconciler.runner import output
@@ -152,14 +152,14 @@ class Daemon:
             await self._close()
 
     async def _pass_until_quiet(self, *, start: bool) -> Snapshot:
-        started: set[str] = set()
+        started: set[tuple[str, bool]] = set()  # each target once, and its rollback once
         while True:
             self._wake.clear()
-            snapshot = await self._reconciler.run_pass(start=start, skip=started.__contains__)
-            fresh = {target.name for target, _ in snapshot.plan.starts} - started
-            if not start or (not fresh and not self._deployer.running):
+            before = frozenset(started)
+            snapshot = await self._reconciler.run_pass(start=start, skip=before)
+            started |= {start_key(*begun) for begun in snapshot.plan.starts}
+            if not start or (started == before and not self._deployer.running):
                 return await self._reconciler.run_pass(start=False)
-            started |= fresh
             if self._deployer.running:
                 await self._wake.wait()
 

@@ -6,23 +6,23 @@ costs a pass and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from reconciler import clock, resolving
-from reconciler.config.catalogue import Catalogue, KnownEntry, merge
+from reconciler.config.catalogue import Catalogue, merge
 from reconciler.config.deployments import ParsedFile, parse_file
 from reconciler.config.problems import Place, Problem
 from reconciler.config.settings import ConfigRepo, Settings
 from reconciler.deploying import Deployer
 from reconciler.errors import SourceError, SourceReason
 from reconciler.events import ConfigLoaded, ConfigRejected, Decided, Listener
+from reconciler.gathering import in_force, remembered
 from reconciler.git import objects
 from reconciler.git.library import mirror_name
-from reconciler.model import ConfigHead, Desired, Observed, OutcomeReason, SourceState, TargetRecord
-from reconciler.planning import Plan, plan
+from reconciler.model import ConfigHead, Desired, OutcomeReason, SourceState, Start, StartReason
+from reconciler.planning import Plan
 from reconciler.polling import Poller
 from reconciler.snapshot import Snapshot
 from reconciler.spec import Target
@@ -43,33 +43,9 @@ class Tools:
     listener: Listener
 
 
-def remembered(store: Store, slots: int, now: datetime, sources: Mapping[str, SourceState] | None = None) -> Snapshot:
-    """Return everything that the store knows, with the plan that follows from it. Works without a daemon."""
-    entries, records = store.entries(), store.targets()
-    targets = _in_force(entries)
-    nothing = TargetRecord(Desired(), Observed(), None)
-    known = {name: records.get(name, nothing) for name in targets}
-    decisions = plan(
-        targets,
-        {name: record.desired for name, record in known.items()},
-        {name: record.observed for name, record in known.items()},
-        slots=slots,
-        now=now,
-    )
-    return Snapshot(
-        now=now,
-        plan=decisions,
-        head=store.config_head(),
-        entries=entries,
-        records={name: records[name] for name in entries if name in records},
-        sources=store.sources() if sources is None else sources,
-        last_deploys={name: deploy for name, deploy in store.last_deploys().items() if name in entries},
-        slots=slots,
-    )
-
-
-def _in_force(entries: Mapping[str, KnownEntry]) -> dict[str, Target]:
-    return {name: entry.target for name, entry in entries.items() if entry.target is not None}
+def start_key(target: Target, start: Start) -> tuple[str, bool]:
+    """Return what `run --once` starts once: a target, and its rollback."""
+    return target.name, start.reason is StartReason.ROLLBACK
 
 
 class Reconciler:
@@ -89,7 +65,7 @@ class Reconciler:
     async def begin(self) -> None:
         """Take up what the store remembers, and end what a dead daemon left running."""
         tools = self._tools
-        self._targets = _in_force(await tools.db(tools.store.entries))
+        self._targets = in_force(await tools.db(tools.store.entries))
         await self._deployer.recover()
         await self._follow_sources()
 
@@ -157,11 +133,11 @@ class Reconciler:
 
     # --- the pass -----------------------------------------------------------------------------------------
 
-    async def run_pass(self, *, start: bool = True, skip: Callable[[str], bool] = lambda _: False) -> Snapshot:
+    async def run_pass(self, *, start: bool = True, skip: frozenset[tuple[str, bool]] = frozenset()) -> Snapshot:
         """Gather, decide, apply; return what was known and decided.
 
-        With `start` false nothing is started (a dry run, or a daemon that drains); `skip` names targets that
-        are not to be started in this run.
+        With `start` false nothing is started (a dry run, or a daemon that drains); `skip`
+        holds what was started in this run already: names, and whether it was a rollback.
         """
         tools = self._tools
         await self.load_config()
@@ -179,12 +155,14 @@ class Reconciler:
         await self._cancel_obsolete(desired)
         slots = tools.settings.max_concurrent_deploys
         snapshot = await tools.db(remembered, tools.store, slots, now, self._poller.states)
-        if start:
-            for target, decision in snapshot.plan.starts:
-                if not skip(target.name):
-                    await self._deployer.start(target, decision, snapshot.records[target.name])
         self._tell_decisions(snapshot)
         self.snapshot = snapshot
+        begun = [pair for pair in snapshot.plan.starts if start and start_key(*pair) not in skip]
+        for target, decision in begun:
+            await self._deployer.start(target, decision, snapshot.records[target.name])
+        if begun:  # what is shown is what is true: these run now
+            self.snapshot = await tools.db(remembered, tools.store, slots, now, self._poller.states)
+            self._tell_decisions(self.snapshot)
         return snapshot
 
     def _resolve(self, sources: Mapping[str, SourceState]) -> dict[str, Desired]:

@@ -129,17 +129,12 @@ def window_opens(windows: tuple[Window, ...], now: datetime) -> datetime | None:
     """Return None while any of `windows` is open (or there are none), else when the next one opens."""
     if not windows:
         return None
-    openings = []
+    openings: list[datetime] = []
     for window in windows:
         today = now.astimezone(window.zone).date()
-        for offset in range(-1, 9):
-            day = today + timedelta(days=offset)
-            if day.weekday() not in window.days:
-                continue
-            begin, end = window.span_on(day)
-            if begin <= now < end:
-                return None
-            if begin > now:
-                openings.append(begin)
-                break
+        days = [today + timedelta(days=offset) for offset in range(-1, 9)]
+        spans = [window.span_on(day) for day in days if day.weekday() in window.days]
+        if any(begin <= now < end for begin, end in spans):
+            return None
+        openings += [begin for begin, _ in spans if begin > now]
     return min(openings)

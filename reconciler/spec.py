@@ -96,7 +96,7 @@ _VALUE_SCHEMA = WithJsonSchema({"type": ["string", "number", "boolean"]})
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 GOAL_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,199}$"
-SECRET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
+SECRET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"  # noqa: S105 - of a name
 _REF_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,199}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

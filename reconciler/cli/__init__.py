@@ -6,18 +6,40 @@ Exit codes: 0 done, and everything asked is true; 1 it failed or differs; 2 usag
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from reconciler import __version__
-from reconciler.cli import local, read, serve
 from reconciler.errors import CannotTell, ReconcilerError, SettingsError, StateError
 
 EXIT_FAILED, EXIT_CANNOT_TELL, EXIT_SETTINGS = 1, 2, 78
 
 
+# Where each verb lives. Loaded when it is used: `status` needs no HTTP server, `version` no database.
+_VERBS = {
+    "serve": ("run", "plan", "healthcheck"),
+    "read": ("status", "why", "history", "logs", "diff"),
+    "local": ("validate", "schema", "init", "version", "completion"),
+    "demo": ("demo",),
+}
+_MODULES = {verb: module for module, verbs in _VERBS.items() for verb in verbs}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the same
+        if cmd_name not in _MODULES:
+            return None
+        found: click.Command = getattr(importlib.import_module(f"reconciler.cli.{_MODULES[cmd_name]}"), cmd_name)
+        return found
+
+
 @click.group(
+    cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with `reconciler demo`. Every verb explains itself: reconciler VERB --help.",
 )
@@ -28,10 +50,6 @@ def cli() -> None:
     A config repository pins the commit of every target in deployments/*.yaml. The daemon polls it, and runs
     `make deploy` at the pinned commit wherever desired and deployed state differ.
     """
-
-
-for command in (*serve.COMMANDS, *read.COMMANDS, *local.COMMANDS):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Verbs that need neither daemon nor state: validate, schema, init, demo, version, completion."""
+"""Verbs that need neither daemon nor state: validate, schema, init, version, completion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from click.shell_completion import get_completion_class
 
 from reconciler import __version__
 from reconciler.cli import options
-from reconciler.cli.demo import demo
 from reconciler.config.catalogue import check
 from reconciler.config.deployments import parse_file
 from reconciler.config.jsonschema import deployments_schema
@@ -133,6 +132,3 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101 - the choices above
     click.echo(found(cli, {}, "reconciler", "_RECONCILER_COMPLETE").source())
-
-
-COMMANDS = (validate, schema, init, demo, version, completion)

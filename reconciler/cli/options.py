@@ -16,7 +16,7 @@ from reconciler.config import settings as settings_module
 from reconciler.config.problems import nearest
 from reconciler.config.settings import Settings
 from reconciler.errors import CannotTell, SettingsError
-from reconciler.reconcile import remembered
+from reconciler.gathering import remembered
 from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 

@@ -138,7 +138,7 @@ def _print_output(state: StateDir, deploy: Deploy, offset: int, *, raw: bool) ->
         if piece.skipped:
             click.echo(f"\n… {piece.skipped} bytes left out …")
         text = piece.data.decode(errors="replace")
-        click.echo(text if raw else safe(text), nl=False)
+        click.echo(text if raw else safe(text), nl=False, color=raw or None)
         offset = piece.next_offset
     return offset
 
@@ -171,6 +171,3 @@ def diff(*, target: str, config_file: str | None, **flags: str | None) -> int:
         when = commit.when.strftime("%Y-%m-%d")
         click.echo(safe(f"{sign} {short(commit.commit)} {when} {commit.author}: {commit.subject}"))
     return 1
-
-
-COMMANDS = (status, why, history, logs, diff)

@@ -113,6 +113,3 @@ def healthcheck(*, config_file: str | None, **flags: str | None) -> int:
     except OSError as error:
         raise CannotTell(f"the daemon on {host}:{port} is not healthy: {error}") from error
     return 0
-
-
-COMMANDS = (run, plan, healthcheck)

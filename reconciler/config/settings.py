@@ -32,8 +32,6 @@ _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
 def _flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
     if isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
         return value.lower() in _TRUE
     raise ValueError("expected true or false")

@@ -183,12 +183,13 @@ class _Builder:
         top = self._stack[-1]
         if isinstance(top.node.value, list):
             top.node.value.append(node)
-        elif isinstance(top.node.value, dict):
-            if top.key is None:
-                raise _Fatal(Problem(node.place, dotted(top.path), f"a key that is {node.kind}; expected text"))
-            if not top.skip:
-                top.node.value[top.key] = node
-            top.key, top.skip = None, False
+            return
+        assert isinstance(top.node.value, dict)  # noqa: S101 - only lists and mappings are opened
+        if top.key is None:
+            raise _Fatal(Problem(node.place, dotted(top.path), f"a key that is {node.kind}; expected text"))
+        if not top.skip:
+            top.node.value[top.key] = node
+        top.key, top.skip = None, False
 
 
 def parse(data: bytes, file: str) -> Document:
@@ -215,7 +216,7 @@ def parse(data: bytes, file: str) -> Document:
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
         context = f" ({error.context})" if error.context else ""
         return _broken(place, f"not valid YAML: {error.problem or 'it cannot be read'}{context}")
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # pragma: no cover - no input is known that leads here
         return _broken(Place(file), f"not valid YAML: {error}")
     return Document(builder.root, None, tuple(builder.flaws))
 

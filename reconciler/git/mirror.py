@@ -86,7 +86,7 @@ def fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | N
         remove_leftovers(mirror)
         try:
             return {"missing": _fetch(url, mirror, pins, login)}
-        except SourceError as error:
+        except SourceError:
             if not is_damaged(mirror):
                 raise
             discard(mirror)

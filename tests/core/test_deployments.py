@@ -74,6 +74,23 @@ def test_every_key_of_the_contract_is_accepted() -> None:
     assert found.targets["database-production"].follow is not None
 
 
+def test_values_of_a_target() -> None:
+    found = check([parsed(EVERYTHING)]).targets
+    api, database = found["api-production"], found["database-production"]
+    assert api.source == "https://git.example.com/acme/api.git"
+    assert [str(window.zone) for window in api.open_windows] == ["Europe/Berlin"]
+    assert database.observe is not None
+    assert database.observe.json_pointer == "/commit"
+
+
+def test_the_digest_covers_what_changes_a_deploy_and_nothing_else() -> None:
+    base = check([parsed(one(""))]).targets["api"].digest
+    for change in ("path: x", "steps: [{make: x}]", "env: {A: b}", "secrets: {A: b}", "submodules: true"):
+        assert check([parsed(one(change))]).targets["api"].digest != base, change
+    for change in ("timeout: 5m", "labels: {a: b}", "retry: {limit: 1}", "interval: 5s", "follow: main"):
+        assert check([parsed(one(change))]).targets["api"].digest == base, change
+
+
 def test_what_is_not_said_has_its_default() -> None:
     target = check([parsed(one(""))]).targets["api"]
     assert [step.title for step in target.steps] == ["make deploy"]
@@ -93,63 +110,202 @@ def test_an_empty_file_declares_nothing() -> None:
 
 
 ERRORS: list[tuple[str, str, list[str]]] = [
-    ("an octal-looking commit is text", one("").replace(PIN, "0123456"),
-     ["a.yaml:4:5: targets.api.commit: expected a full commit id of 40 or 64 lower-case hex digits"]),
-    ("a number-like commit is text", one("").replace(PIN, "12e4567"),
-     ["a.yaml:4:5: targets.api.commit: expected a full commit id of 40 or 64 lower-case hex digits"]),
-    ("an abbreviated branch is no pin", one("").replace(PIN, "main"),
-     ["a.yaml:4:5: targets.api.commit: expected a full commit id of 40 or 64 lower-case hex digits"]),
-    ("an unknown key names the nearest", one("retires: 3"),
-     ["a.yaml:5:5: targets.api.retires: unknown key; did you mean retry?"]),
-    ("an unknown key below names the nearest", one("retry: {backof: 3s}"),
-     ["a.yaml:5:13: targets.api.retry.backof: unknown key; did you mean backoff?"]),
+    (
+        "an octal-looking commit is text",
+        one("").replace(PIN, "0123456"),
+        ["a.yaml:4:5: targets.api.commit: expected a full commit id of 40 or 64 lower-case hex digits"],
+    ),
+    (
+        "a number-like commit is text",
+        one("").replace(PIN, "12e4567"),
+        ["a.yaml:4:5: targets.api.commit: expected a full commit id of 40 or 64 lower-case hex digits"],
+    ),
+    (
+        "an abbreviated branch is no pin",
+        one("").replace(PIN, "main"),
+        ["a.yaml:4:5: targets.api.commit: expected a full commit id of 40 or 64 lower-case hex digits"],
+    ),
+    (
+        "an unknown key names the nearest",
+        one("retires: 3"),
+        ["a.yaml:5:5: targets.api.retires: unknown key; did you mean retry?"],
+    ),
+    (
+        "an unknown key below names the nearest",
+        one("retry: {backof: 3s}"),
+        ["a.yaml:5:13: targets.api.retry.backof: unknown key; did you mean backoff?"],
+    ),
     ("an unknown top key", "target: {}\ntargets: {}\n", ["a.yaml:1:1: target: unknown key; did you mean targets?"]),
-    ("a target without a repo", "targets:\n  api:\n    commit: " + PIN + "\n",
-     ["a.yaml:2:3: targets.api.repo: is missing"]),
-    ("a target that asks for nothing", "targets:\n  api:\n    repo: https://h/x\n",
-     ["a.yaml:2:3: targets.api: expected commit: FULL-ID or follow: BRANCH"]),
+    (
+        "a target without a repo",
+        "targets:\n  api:\n    commit: " + PIN + "\n",
+        ["a.yaml:2:3: targets.api.repo: is missing"],
+    ),
+    (
+        "a target that asks for nothing",
+        "targets:\n  api:\n    repo: https://h/x\n",
+        ["a.yaml:2:3: targets.api: expected commit: FULL-ID or follow: BRANCH"],
+    ),
     ("an empty entry", "targets:\n  api:\n", ["a.yaml:2:3: targets.api.repo: is missing"]),
-    ("a bad name", one("").replace("api:", "API_1:"),
-     ["a.yaml:2:3: targets.API_1: a target's name: expected 1 to 63 lower-case letters, digits and dashes, "
-      "beginning and ending with a letter or digit"]),
-    ("an absolute path", one("path: /etc"),
-     ["a.yaml:5:5: targets.api.path: expected a path inside the repository, relative and without .."]),
-    ("a path that leaves the tree", one("path: a/../../b"),
-     ["a.yaml:5:5: targets.api.path: expected a path inside the repository, relative and without .."]),
+    (
+        "a bad name",
+        one("").replace("api:", "API_1:"),
+        [
+            (
+                "a.yaml:2:3: targets.API_1: a target's name: expected 1 to 63 lower-case letters, digits and dashes, "
+                "beginning and ending with a letter or digit"
+            )
+        ],
+    ),
+    (
+        "an absolute path",
+        one("path: /etc"),
+        ["a.yaml:5:5: targets.api.path: expected a path inside the repository, relative and without .."],
+    ),
+    (
+        "a path that leaves the tree",
+        one("path: a/../../b"),
+        ["a.yaml:5:5: targets.api.path: expected a path inside the repository, relative and without .."],
+    ),
     ("a path into .git", one("path: .git/hooks"), ["a.yaml:5:5: targets.api.path: a path cannot lead into .git"]),
-    ("a URL with user information", one("").replace("https://h", "https://me:pw@h"),
-     ["a.yaml:3:5: targets.api.repo: a URL carries no user information; put credentials into the daemon's settings"]),
-    ("a local repository is off", one("").replace("https://h/x.git", "/srv/x"),
-     ["a.yaml:3:5: targets.api.repo: a local repository; set allow_local_repos: true in the daemon's settings "
-      "to use it"]),
-    ("a refused variable", one("env: {LD_PRELOAD: x}"),
-     ["a.yaml:5:11: targets.api.env.LD_PRELOAD: this variable is the daemon's, git's, the loader's or make's own; "
-      "choose another name"]),
-    ("MAKEFLAGS is refused in a step too", one("steps: [{make: x, env: {MAKEFLAGS: n}}]"),
-     ["a.yaml:5:29: targets.api.steps[0].env.MAKEFLAGS: this variable is the daemon's, git's, the loader's or make's "
-      "own; choose another name"]),
-    ("a variable that is none", one("env: {A-B: x}"),
-     ["a.yaml:5:11: targets.api.env.A-B: expected a variable name of letters, digits and underscores"]),
-    ("a step with two commands", one("steps: [{make: x, run: [y]}]"),
-     ["a.yaml:5:13: targets.api.steps[0]: expected either make: TARGET or run: [COMMAND, ARGUMENT, ...]"]),
-    ("a make target that is an option", one("steps: [{make: -n}]"),
-     ["a.yaml:5:14: targets.api.steps[0].make: expected a make target: letters, digits and _ . + / -, "
-      "not beginning with a dash"]),
-    ("a duration without a unit", one("timeout: 5"),
-     ["a.yaml:5:5: targets.api.timeout: expected a duration such as 90s, 5m or 1h30m"]),
+    (
+        "a URL with user information",
+        one("").replace("https://h", "https://me:pw@h"),
+        ["a.yaml:3:5: targets.api.repo: a URL carries no user information; put credentials into the daemon's settings"],
+    ),
+    (
+        "a local repository is off",
+        one("").replace("https://h/x.git", "/srv/x"),
+        [
+            (
+                "a.yaml:3:5: targets.api.repo: a local repository; set allow_local_repos: true in "
+                "the daemon's settings to use it"
+            )
+        ],
+    ),
+    (
+        "a refused variable",
+        one("env: {LD_PRELOAD: x}"),
+        [
+            (
+                "a.yaml:5:11: targets.api.env.LD_PRELOAD: this variable is the daemon's, git's, the loader's "
+                "or make's own; choose another name"
+            )
+        ],
+    ),
+    (
+        "MAKEFLAGS is refused in a step too",
+        one("steps: [{make: x, env: {MAKEFLAGS: n}}]"),
+        [
+            (
+                "a.yaml:5:29: targets.api.steps[0].env.MAKEFLAGS: this variable is the daemon's, git's, the "
+                "loader's or make's own; choose another name"
+            )
+        ],
+    ),
+    (
+        "a variable that is none",
+        one("env: {A-B: x}"),
+        ["a.yaml:5:11: targets.api.env.A-B: expected a variable name of letters, digits and underscores"],
+    ),
+    (
+        "a step with two commands",
+        one("steps: [{make: x, run: [y]}]"),
+        ["a.yaml:5:13: targets.api.steps[0]: expected either make: TARGET or run: [COMMAND, ARGUMENT, ...]"],
+    ),
+    (
+        "a make target that is an option",
+        one("steps: [{make: -n}]"),
+        [
+            (
+                "a.yaml:5:14: targets.api.steps[0].make: expected a make target: letters, digits and _ . + / -, "
+                "not beginning with a dash"
+            )
+        ],
+    ),
+    (
+        "a duration without a unit",
+        one("timeout: 5"),
+        ["a.yaml:5:5: targets.api.timeout: expected a duration such as 90s, 5m or 1h30m"],
+    ),
     ("a boolean of another language", one("suspend: yes"), ["a.yaml:5:5: targets.api.suspend: expected true or false"]),
-    ("a word that is no choice", one("on_failure: explode"),
-     ["a.yaml:5:5: targets.api.on_failure: expected 'hold' or 'rollback'"]),
+    (
+        "a word that is no choice",
+        one("on_failure: explode"),
+        ["a.yaml:5:5: targets.api.on_failure: expected 'hold' or 'rollback'"],
+    ),
     ("a list where text is expected", one("path: [a]"), ["a.yaml:5:5: targets.api.path: expected text"]),
     ("text where a list is expected", one("depends_on: db"), ["a.yaml:5:5: targets.api.depends_on: expected a list"]),
-    ("an unknown dependency names the nearest", one("depends_on: [ap]"),
-     ["a.yaml:2:3: targets.api.depends_on[0]: unknown target 'ap'"]),
-    ("a target that depends on itself", one("depends_on: [api]"),
-     ["a.yaml:2:3: targets.api: a target cannot depend on itself"]),
-    ("a bad window", one('windows: ["Mon 9-17"]'),
-     ["a.yaml:5:15: targets.api.windows[0]: expected hours such as 09:00-17:00, found '9-17'"]),
-    ("a secret that is a path", one("secrets: {TOKEN: ../x}"),
-     ["a.yaml:5:15: targets.api.secrets.TOKEN: expected a secret's name: letters, digits and _ . -, never a path"]),
+    (
+        "an unknown dependency names the nearest",
+        one("depends_on: [ap]"),
+        ["a.yaml:2:3: targets.api.depends_on[0]: unknown target 'ap'"],
+    ),
+    (
+        "a target that depends on itself",
+        one("depends_on: [api]"),
+        ["a.yaml:2:3: targets.api: a target cannot depend on itself"],
+    ),
+    (
+        "a duration of nothing",
+        one("timeout: 0s"),
+        ["a.yaml:5:5: targets.api.timeout: expected a duration of more than nothing"],
+    ),
+    (
+        "a duration that is a list",
+        one("timeout: [5m]"),
+        ["a.yaml:5:5: targets.api.timeout: expected a duration such as 90s, 5m or 1h30m"],
+    ),
+    (
+        "an empty command",
+        one('steps: [{run: [""]}]'),
+        ["a.yaml:5:13: targets.api.steps[0]: expected a command, found an empty word"],
+    ),
+    (
+        "two things to follow",
+        one("follow: {branch: a, tag: b}"),
+        ["a.yaml:5:5: targets.api.follow: expected one of branch, tag or semver"],
+    ),
+    (
+        "a prefix without a range",
+        one("follow: {branch: a, prefix: v}"),
+        ["a.yaml:5:5: targets.api.follow: prefix goes with semver"],
+    ),
+    (
+        "two ways to observe",
+        one("observe: {make: a, url: 'https://h/x'}"),
+        ["a.yaml:5:5: targets.api.observe: expected either make: TARGET or url: ADDRESS"],
+    ),
+    (
+        "a pointer without an address",
+        one("observe: {make: a, json: /x}"),
+        ["a.yaml:5:5: targets.api.observe: json goes with url"],
+    ),
+    (
+        "a number beyond its bound",
+        one("retry: {limit: 5000}"),
+        ["a.yaml:5:13: targets.api.retry.limit: input should be less than or equal to 1000"],
+    ),
+    (
+        "an entry that is text",
+        "targets:\n  api: hello\n",
+        ["a.yaml:2:8: targets.api: expected a mapping, found text"],
+    ),
+    (
+        "defaults that are a list",
+        "defaults: [a]\ntargets: {}\n",
+        ["a.yaml:1:11: defaults: expected a mapping, found a list"],
+    ),
+    (
+        "a bad window",
+        one('windows: ["Mon 9-17"]'),
+        ["a.yaml:5:15: targets.api.windows[0]: expected hours such as 09:00-17:00, found '9-17'"],
+    ),
+    (
+        "a secret that is a path",
+        one("secrets: {TOKEN: ../x}"),
+        ["a.yaml:5:15: targets.api.secrets.TOKEN: expected a secret's name: letters, digits and _ . -, never a path"],
+    ),
 ]
 
 
@@ -161,7 +317,10 @@ def test_error(text: str, expected: list[str]) -> None:
 def test_all_errors_at_once() -> None:
     text = one("path: /etc\n    timeout: x\n    lables: {}") + "  other: {repo: ftp://x/y}\n"
     assert [line.split(": ")[1] for line in problems(text)] == [
-        "targets.api.path", "targets.api.timeout", "targets.api.lables", "targets.other.repo",
+        "targets.api.path",
+        "targets.api.timeout",
+        "targets.api.lables",
+        "targets.other.repo",
     ]
 
 
@@ -260,8 +419,14 @@ def test_half_of_four_may_vanish() -> None:
 def test_everyone_in_a_cycle_is_told_and_keeps_the_last_good() -> None:
     after = merge(
         known("a", "b", "c"),
-        [file_of("a.yaml", entry("a", OTHER, ", depends_on: [b]"), entry("b", OTHER, ", depends_on: [a]"),
-                 entry("c", OTHER))],
+        [
+            file_of(
+                "a.yaml",
+                entry("a", OTHER, ", depends_on: [b]"),
+                entry("b", OTHER, ", depends_on: [a]"),
+                entry("c", OTHER),
+            )
+        ],
         "c2",
     )
     assert {name: target.commit for name, target in after.targets.items()} == {"a": PIN, "b": PIN, "c": OTHER}

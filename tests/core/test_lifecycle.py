@@ -37,7 +37,7 @@ def test_a_final_status_never_changes() -> None:
 
 
 def test_every_status_is_live_or_final() -> None:
-    assert LIVE | FINAL == set(DeployStatus)
+    assert set(DeployStatus) == LIVE | FINAL
     assert not LIVE & FINAL
 
 

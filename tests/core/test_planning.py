@@ -61,71 +61,236 @@ ROWS: list[tuple[str, dict[str, Any], Desired, Observed, dict[str, Any], tuple[s
     ("suspended in YAML", {"suspend": "true"}, WANTS_A, seen(), {}, ("hold", "suspended", 1)),
     ("suspended by an operator", {}, WANTS_A, seen(suspension=SUSPENDED), {}, ("hold", "suspended", 1)),
     ("suspended while a deploy is live", {"suspend": "true"}, WANTS_A, seen(live=LIVE), {}, ("hold", "suspended", 1)),
-    ("a suspension that has expired does not hold", {}, WANTS_A,
-     seen(suspension=Suspension("freeze", "ann", NOW)), {}, ("start", "new_version", 10)),
-    ("a suspension with an end in the future holds", {}, WANTS_A,
-     seen(suspension=Suspension("freeze", "ann", NOW + timedelta(hours=1))), {}, ("hold", "suspended", 1)),
+    (
+        "a suspension that has expired does not hold",
+        {},
+        WANTS_A,
+        seen(suspension=Suspension("freeze", "ann", NOW)),
+        {},
+        ("start", "new_version", 10),
+    ),
+    (
+        "a suspension with an end in the future holds",
+        {},
+        WANTS_A,
+        seen(suspension=Suspension("freeze", "ann", NOW + timedelta(hours=1))),
+        {},
+        ("hold", "suspended", 1),
+    ),
     ("a ref that does not resolve", {}, Desired(), seen(), {}, ("hold", "unresolved", 2)),
-    ("a version with a problem is held for it", {}, Desired(A, "", Hold(HoldReason.UNTRUSTED, "no")), seen(), {},
-     ("hold", "untrusted", 2)),
+    (
+        "a version with a problem is held for it",
+        {},
+        Desired(A, "", Hold(HoldReason.UNTRUSTED, "no")),
+        seen(),
+        {},
+        ("hold", "untrusted", 2),
+    ),
     ("a live deploy is waited for", {}, WANTS_A, seen(live=LIVE), {}, ("wait", "running", 3)),
     ("a live deploy of another version is waited for", {}, Desired(B), seen(live=LIVE), {}, ("wait", "running", 3)),
     ("what was deployed rests", {}, WANTS_A, seen("succeeded"), {}, ("wait", "in_sync", 4)),
-    ("a request wakes what rests", {}, WANTS_A, seen("succeeded", request=Request("r1", "ann")), {},
-     ("start", "requested", 10)),
+    (
+        "a request wakes what rests",
+        {},
+        WANTS_A,
+        seen("succeeded", request=Request("r1", "ann")),
+        {},
+        ("start", "requested", 10),
+    ),
     ("drift wakes what rests", {}, WANTS_A, seen("succeeded", drift="c" * 40), {}, ("start", "drift", 10)),
-    ("the same commit with another spec is a new version", {}, Desired(Version(A.commit, "d2")), seen("succeeded"), {},
-     ("start", "new_version", 10)),
-    ("A deployed, B failed, back to A: A runs again", {}, WANTS_A, seen("failed", B, failures=1, deployed=A), {},
-     ("start", "new_version", 10)),
-    ("failures beyond the limit stall", {"retry": {"limit": 0}}, WANTS_A, seen("failed", failures=1), {},
-     ("hold", "stalled", 5)),
-    ("time-outs beyond the limit stall", {"retry": {"limit": 1}}, WANTS_A, seen("timed_out", failures=2), {},
-     ("hold", "stalled", 5)),
-    ("failures within the limit do not stall", {"retry": {"limit": 1}}, WANTS_A, seen("failed", failures=1), {},
-     ("start", "retry", 10)),
-    ("a request overrides a stall", {"retry": {"limit": 0}}, WANTS_A,
-     seen("failed", failures=1, request=Request("r1", "ann")), {}, ("start", "requested", 10)),
-    ("a new pin overrides a stall", {"retry": {"limit": 0}}, Desired(B), seen("failed", failures=1), {},
-     ("start", "new_version", 10)),
-    ("a stalled version is rolled back where that is asked for", ROLLBACK, Desired(B), seen("failed", B, **FAILED_B), {},
-     ("start", "rollback", 5)),
-    ("a rollback waits for a slot", ROLLBACK, Desired(B), seen("failed", B, **FAILED_B), {"busy": "full"},
-     ("wait", "at_capacity", 5)),
-    ("after the rollback it is held as such", ROLLBACK, Desired(B),
-     seen("failed", B, **FAILED_B, rollback_status=DeployStatus.SUCCEEDED), {}, ("hold", "rolled_back", 5)),
-    ("a rollback that failed too stalls", ROLLBACK, Desired(B),
-     seen("failed", B, **FAILED_B, rollback_status=DeployStatus.FAILED), {}, ("hold", "stalled", 5)),
-    ("there is nothing to roll back to before the first success", ROLLBACK, Desired(B),
-     seen("failed", B, failures=1), {}, ("hold", "stalled", 5)),
-    ("a retry waits for its backoff", {"retry": {"backoff": "2m"}}, WANTS_A, seen("failed", failures=1), {},
-     ("wait", "backoff", 6)),
-    ("a cancelled deploy starts again later", {"retry": {"backoff": "2m"}}, WANTS_A, seen("cancelled"), {},
-     ("wait", "backoff", 6)),
-    ("an abandoned deploy is made up for at once", {"retry": {"backoff": "2m"}}, WANTS_A, seen("abandoned"), {},
-     ("start", "retry", 10)),
-    ("abandoned again and again backs off", {"retry": {"backoff": "2m"}}, WANTS_A, seen("abandoned", failures=1), {},
-     ("wait", "backoff", 6)),
-    ("a clock that went back does not stop retries", {"retry": {"backoff": "2m"}}, WANTS_A,
-     seen("failed", failures=1, attempted_at=NOW + timedelta(days=1)), {}, ("start", "retry", 10)),
-    ("a backoff does not delay a new pin", {"retry": {"backoff": "2m"}}, Desired(B), seen("failed", failures=1), {},
-     ("start", "new_version", 10)),
-    ("a dependency is waited for", {"depends_on": ["db"]}, WANTS_A, seen(), {"not_in_sync": frozenset({"db"})},
-     ("wait", "dependency", 7)),
-    ("a dependency in sync is not waited for", {"depends_on": ["db"]}, WANTS_A, seen(), {}, ("start", "new_version", 10)),
+    (
+        "the same commit with another spec is a new version",
+        {},
+        Desired(Version(A.commit, "d2")),
+        seen("succeeded"),
+        {},
+        ("start", "new_version", 10),
+    ),
+    (
+        "A deployed, B failed, back to A: A runs again",
+        {},
+        WANTS_A,
+        seen("failed", B, failures=1, deployed=A),
+        {},
+        ("start", "new_version", 10),
+    ),
+    (
+        "failures beyond the limit stall",
+        {"retry": {"limit": 0}},
+        WANTS_A,
+        seen("failed", failures=1),
+        {},
+        ("hold", "stalled", 5),
+    ),
+    (
+        "time-outs beyond the limit stall",
+        {"retry": {"limit": 1}},
+        WANTS_A,
+        seen("timed_out", failures=2),
+        {},
+        ("hold", "stalled", 5),
+    ),
+    (
+        "failures within the limit do not stall",
+        {"retry": {"limit": 1}},
+        WANTS_A,
+        seen("failed", failures=1),
+        {},
+        ("start", "retry", 10),
+    ),
+    (
+        "a request overrides a stall",
+        {"retry": {"limit": 0}},
+        WANTS_A,
+        seen("failed", failures=1, request=Request("r1", "ann")),
+        {},
+        ("start", "requested", 10),
+    ),
+    (
+        "a new pin overrides a stall",
+        {"retry": {"limit": 0}},
+        Desired(B),
+        seen("failed", failures=1),
+        {},
+        ("start", "new_version", 10),
+    ),
+    (
+        "a stalled version is rolled back where that is asked for",
+        ROLLBACK,
+        Desired(B),
+        seen("failed", B, **FAILED_B),
+        {},
+        ("start", "rollback", 5),
+    ),
+    (
+        "a rollback waits for a slot",
+        ROLLBACK,
+        Desired(B),
+        seen("failed", B, **FAILED_B),
+        {"busy": "full"},
+        ("wait", "at_capacity", 5),
+    ),
+    (
+        "after the rollback it is held as such",
+        ROLLBACK,
+        Desired(B),
+        seen("failed", B, **FAILED_B, rollback_status=DeployStatus.SUCCEEDED),
+        {},
+        ("hold", "rolled_back", 5),
+    ),
+    (
+        "a rollback that failed too stalls",
+        ROLLBACK,
+        Desired(B),
+        seen("failed", B, **FAILED_B, rollback_status=DeployStatus.FAILED),
+        {},
+        ("hold", "stalled", 5),
+    ),
+    (
+        "there is nothing to roll back to before the first success",
+        ROLLBACK,
+        Desired(B),
+        seen("failed", B, failures=1),
+        {},
+        ("hold", "stalled", 5),
+    ),
+    (
+        "a retry waits for its backoff",
+        {"retry": {"backoff": "2m"}},
+        WANTS_A,
+        seen("failed", failures=1),
+        {},
+        ("wait", "backoff", 6),
+    ),
+    (
+        "a cancelled deploy starts again later",
+        {"retry": {"backoff": "2m"}},
+        WANTS_A,
+        seen("cancelled"),
+        {},
+        ("wait", "backoff", 6),
+    ),
+    (
+        "an abandoned deploy is made up for at once",
+        {"retry": {"backoff": "2m"}},
+        WANTS_A,
+        seen("abandoned"),
+        {},
+        ("start", "retry", 10),
+    ),
+    (
+        "abandoned again and again backs off",
+        {"retry": {"backoff": "2m"}},
+        WANTS_A,
+        seen("abandoned", failures=1),
+        {},
+        ("wait", "backoff", 6),
+    ),
+    (
+        "a clock that went back does not stop retries",
+        {"retry": {"backoff": "2m"}},
+        WANTS_A,
+        seen("failed", failures=1, attempted_at=NOW + timedelta(days=1)),
+        {},
+        ("start", "retry", 10),
+    ),
+    (
+        "a backoff does not delay a new pin",
+        {"retry": {"backoff": "2m"}},
+        Desired(B),
+        seen("failed", failures=1),
+        {},
+        ("start", "new_version", 10),
+    ),
+    (
+        "a dependency is waited for",
+        {"depends_on": ["db"]},
+        WANTS_A,
+        seen(),
+        {"not_in_sync": frozenset({"db"})},
+        ("wait", "dependency", 7),
+    ),
+    (
+        "a dependency in sync is not waited for",
+        {"depends_on": ["db"]},
+        WANTS_A,
+        seen(),
+        {},
+        ("start", "new_version", 10),
+    ),
     ("outside the window it waits", {"windows": ["Sat 00:00-24:00"]}, WANTS_A, seen(), {}, ("wait", "window", 8)),
-    ("inside the window it starts", {"windows": ["Wed 12:00-13:00"]}, WANTS_A, seen(), {}, ("start", "new_version", 10)),
-    ("a request waits for the window", {"windows": ["Sat 00:00-24:00"]}, WANTS_A,
-     seen("succeeded", request=Request("r1", "ann")), {}, ("wait", "window", 8)),
-    ("a request with --now does not", {"windows": ["Sat 00:00-24:00"]}, WANTS_A,
-     seen("succeeded", request=Request("r1", "ann", now=True)), {}, ("start", "requested", 10)),
+    (
+        "inside the window it starts",
+        {"windows": ["Wed 12:00-13:00"]},
+        WANTS_A,
+        seen(),
+        {},
+        ("start", "new_version", 10),
+    ),
+    (
+        "a request waits for the window",
+        {"windows": ["Sat 00:00-24:00"]},
+        WANTS_A,
+        seen("succeeded", request=Request("r1", "ann")),
+        {},
+        ("wait", "window", 8),
+    ),
+    (
+        "a request with --now does not",
+        {"windows": ["Sat 00:00-24:00"]},
+        WANTS_A,
+        seen("succeeded", request=Request("r1", "ann", now=True)),
+        {},
+        ("start", "requested", 10),
+    ),
     ("without a slot it waits", {}, WANTS_A, seen(), {"busy": "all 4 slots are taken"}, ("wait", "at_capacity", 9)),
     ("the first version starts", {}, WANTS_A, seen(), {}, ("start", "new_version", 10)),
 ]
 
 
-@pytest.mark.parametrize(("keys", "desired", "observed", "extra", "expected"), [row[1:] for row in ROWS],
-                         ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    ("keys", "desired", "observed", "extra", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
 def test_row(
     keys: dict[str, Any], desired: Desired, observed: Observed, extra: dict[str, Any], expected: tuple[str, str, int]
 ) -> None:
@@ -150,8 +315,14 @@ def test_the_table_in_the_documentation_is_the_code() -> None:
 
 
 def test_messages_say_what_people_need() -> None:
-    stalled = decide(Facts(a_target(retry={"limit": 0}), WANTS_A,
-                           seen("failed", failures=1, attempted_reason=OutcomeReason.EXIT_CODE), NOW))
+    stalled = decide(
+        Facts(
+            a_target(retry={"limit": 0}),
+            WANTS_A,
+            seen("failed", failures=1, attempted_reason=OutcomeReason.EXIT_CODE),
+            NOW,
+        )
+    )
     assert stalled.decision.message == (
         "aaaaaaaaaa failed 1 time (exit_code); it is not tried again until the pin changes"
     )
@@ -193,7 +364,6 @@ POLICIES = st.fixed_dictionaries(
         "retry": st.fixed_dictionaries({"limit": st.integers(0, 6), "backoff": st.sampled_from(["0s", "5s", "1h"])}),
         "windows": st.sampled_from([[], ["Sat 00:00-24:00"], ["Wed 09:00-17:00 Europe/Berlin"]]),
         "lock": st.sampled_from([None, "one", "two"]),
-        "depends_on": st.sampled_from([[], ["t0"], ["t1", "t2"]]),
     }
 )
 WISHES = st.builds(Desired, st.none() | VERSIONS) | st.just(Desired(A, "", Hold(HoldReason.UNTRUSTED, "no")))
@@ -203,8 +373,17 @@ WISHES = st.builds(Desired, st.none() | VERSIONS) | st.just(Desired(A, "", Hold(
 def worlds(draw: st.DrawFn) -> tuple[dict[str, Target], dict[str, Desired], dict[str, Observed]]:
     names = [f"t{number}" for number in range(draw(st.integers(1, 6)))]
     targets = {
-        name: Target.model_validate({**draw(POLICIES), "name": name, "repo": "https://h/x", "commit": A.commit,
-                                     "depends_on": [d for d in draw(POLICIES)["depends_on"] if d != name]})
+        name: Target.model_validate(
+            {
+                **draw(POLICIES),
+                "name": name,
+                "repo": "https://h/x",
+                "commit": A.commit,
+                "depends_on": draw(
+                    st.sampled_from([other for other in ([], ["t0"], ["t1", "t2"]) if name not in other])
+                ),
+            }
+        )
         for name in names
     }
     return targets, {name: draw(WISHES) for name in names}, {name: draw(memories()) for name in names}
@@ -234,8 +413,14 @@ def test_every_memory_gets_a_sound_decision(
 @given(memories(), VERSIONS, POLICIES)
 def test_after_a_success_the_same_desire_rests(memory: Observed, version: Version, policy: dict[str, Any]) -> None:
     policy = {**policy, "suspend": "false"}
-    after = Observed(attempted=version, attempted_status=DeployStatus.SUCCEEDED, attempted_at=NOW,
-                     deployed=version, failures=0, rollback_status=memory.rollback_status)
+    after = Observed(
+        attempted=version,
+        attempted_status=DeployStatus.SUCCEEDED,
+        attempted_at=NOW,
+        deployed=version,
+        failures=0,
+        rollback_status=memory.rollback_status,
+    )
 
     planned = decide(Facts(a_target(**policy), Desired(version), after, NOW))
 
@@ -245,6 +430,7 @@ def test_after_a_success_the_same_desire_rests(memory: Observed, version: Versio
 @given(VERSIONS, st.integers(0, 3))
 def test_a_version_that_always_fails_is_tried_once_more_than_its_limit(version: Version, limit: int) -> None:
     target, memory, tries, now = a_target(retry={"limit": limit}), Observed(), 0, NOW
+    decision = decide(Facts(target, Desired(version), memory, now)).decision
     for _ in range(20):
         decision = decide(Facts(target, Desired(version), memory, now)).decision
         if isinstance(decision, Hold):
@@ -274,12 +460,31 @@ def test_fair_the_longest_waiting_is_first() -> None:
     assert [target.name for target, _ in made.starts] == ["b"]
 
 
+def test_every_cause_is_said_in_words() -> None:
+    def said(desired: Desired, observed: Observed) -> str:
+        return decide(Facts(a_target(retry={"backoff": "0s"}), desired, observed, NOW)).decision.message
+
+    assert said(Desired(B), seen("succeeded", deployed=A)) == "aaaaaaaaaa is deployed, bbbbbbbbbb is wanted"
+    assert said(WANTS_A, seen("succeeded", drift="c" * 40)) == "cccccccccc was seen instead of aaaaaaaaaa"
+    assert said(WANTS_A, seen("cancelled")) == "again after a try that was cancelled"
+    assert said(WANTS_A, seen(request=Request("r", "ann"))) == "requested by ann"
+
+
 def test_a_shared_lock_says_who_has_it() -> None:
     targets = {name: a_target(lock="cluster").model_copy(update={"name": name}) for name in ("a", "b")}
     observed = {"a": Observed(live=LIVE), "b": Observed()}
 
     made = plan(targets, dict.fromkeys(targets, WANTS_A), observed, slots=4, now=NOW)
 
+    assert made.targets["b"].decision.message == "lock cluster is taken by a"
+
+
+def test_of_two_that_share_a_lock_one_starts() -> None:
+    targets = {name: a_target(lock="cluster").model_copy(update={"name": name}) for name in ("a", "b")}
+
+    made = plan(targets, dict.fromkeys(targets, WANTS_A), {}, slots=4, now=NOW)
+
+    assert [target.name for target, _ in made.starts] == ["a"]
     assert made.targets["b"].decision.message == "lock cluster is taken by a"
 
 

@@ -35,7 +35,16 @@ def test_what_is_no_duration(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (0.05, "50ms"), (45, "45s"), (300, "5m"), (5400, "1h30m"), (183_845, "2d3h"), (90, "1m30s"), (-4, "0s")],
+    [
+        (0, "0s"),
+        (0.05, "50ms"),
+        (45, "45s"),
+        (300, "5m"),
+        (5400, "1h30m"),
+        (183_845, "2d3h"),
+        (90, "1m30s"),
+        (-4, "0s"),
+    ],
 )
 def test_a_duration_in_words(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
@@ -66,7 +75,13 @@ def test_failed_polls_wait_longer_and_longer() -> None:
 
 def test_retries_back_off_exponentially_up_to_their_limit() -> None:
     assert [retry_delay_s(5, 2, 180, failures) for failures in (0, 1, 2, 3, 6, 7, 10_000)] == [
-        5, 5, 10, 20, 160, 180, 180,
+        5,
+        5,
+        10,
+        20,
+        160,
+        180,
+        180,
     ]
 
 

@@ -29,7 +29,9 @@ log: {format: auto, level: info}
 """
 
 
-def settings(text: str = "", env: dict[str, str] | None = None, flags: dict[tuple[str, ...], str] | None = None) -> Settings:
+def settings(
+    text: str = "", env: dict[str, str] | None = None, flags: dict[tuple[str, ...], str] | None = None
+) -> Settings:
     return load(text.encode(), "r.yaml", env or {}, flags or {})
 
 
@@ -50,6 +52,7 @@ def test_every_key_of_the_contract_is_accepted() -> None:
 def test_nothing_is_needed() -> None:
     found = load(None, "r.yaml", {}, {})
     assert found.config_repo is None
+    assert found.url_policy.allow_local is False
     assert (found.state_dir, found.listen_address) == ("/var/lib/reconciler", ("127.0.0.1", 8080))
 
 
@@ -78,29 +81,46 @@ def test_nested_and_structured_variables() -> None:
 
 
 def test_variables_that_steps_see_are_no_settings() -> None:
-    settings("", {"RECONCILER_TARGET": "api", "RECONCILER_DEPLOY_ID": "api.1", "RECONCILER_CONFIG": "/x"})
+    settings(
+        "", {"PATH": "/bin", "RECONCILER_TARGET": "api", "RECONCILER_DEPLOY_ID": "api.1", "RECONCILER_CONFIG": "/x"}
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "env", "expected"),
     [
         ("state_dri: /x", {}, ["r.yaml:1:1: state_dri: unknown key; did you mean state_dir?"]),
-        ("config_repo: {url: https://h/x, brnch: x}", {},
-         ["r.yaml:1:33: config_repo.brnch: unknown key; did you mean branch?"]),
-        ("", {"RECONCILER_STAT_DIR": "x"},
-         ["RECONCILER_STAT_DIR: unknown variable; did you mean RECONCILER_STATE_DIR?"]),
+        (
+            "config_repo: {url: https://h/x, brnch: x}",
+            {},
+            ["r.yaml:1:33: config_repo.brnch: unknown key; did you mean branch?"],
+        ),
+        (
+            "",
+            {"RECONCILER_STAT_DIR": "x"},
+            ["RECONCILER_STAT_DIR: unknown variable; did you mean RECONCILER_STATE_DIR?"],
+        ),
         ("", {"RECONCILER_PASS_ENV": "[PATH"}, ["RECONCILER_PASS_ENV:2:1: not valid YAML"]),
-        ("", {"RECONCILER_MAX_CONCURRENT_DEPLOYS": "many"},
-         ["RECONCILER_MAX_CONCURRENT_DEPLOYS: max_concurrent_deploys: expected a whole number"]),
+        (
+            "",
+            {"RECONCILER_MAX_CONCURRENT_DEPLOYS": "many"},
+            ["RECONCILER_MAX_CONCURRENT_DEPLOYS: max_concurrent_deploys: expected a whole number"],
+        ),
         ("listen: everywhere", {}, ["r.yaml:1:1: listen: expected HOST:PORT, such as 127.0.0.1:8080"]),
         ("listen: 0.0.0.0:80", {}, ["r.yaml", "api_token_file is required"]),
         ("listen: example.com:80", {}, ["r.yaml", "api_token_file is required"]),
         ("config_repo: {url: /srv/x}", {}, ["r.yaml:1:15: config_repo.url: a local repository"]),
         ("config_repo: {}", {}, ["r.yaml:1:1: config_repo.url: is missing"]),
-        ("credentials: [{url: https://h/, password_file: /x}]", {},
-         ["r.yaml:1:15: credentials[0]: password_file needs username"]),
-        ("credentials: [{url: https://h/x, token_file: /x, ssh_key_file: /y}]", {},
-         ["r.yaml:1:15: credentials[0]: expected one of password_file"]),
+        (
+            "credentials: [{url: https://h/, password_file: /x}]",
+            {},
+            ["r.yaml:1:15: credentials[0]: password_file needs username"],
+        ),
+        (
+            "credentials: [{url: https://h/x, token_file: /x, ssh_key_file: /y}]",
+            {},
+            ["r.yaml:1:15: credentials[0]: expected one of password_file"],
+        ),
         ("key_sets: {k: {}}", {}, ["r.yaml:1:12: key_sets.k: expected either allowed_signers_file or gpg_keys_file"]),
         ("webhooks: {githug: {secret_files: [/x]}}", {}, ["r.yaml:1:12: webhooks.githug: expected"]),
         ("allow_http: yes", {}, ["r.yaml:1:1: allow_http: expected true or false"]),

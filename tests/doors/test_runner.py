@@ -42,17 +42,30 @@ class Bench:
         self.tree.mkdir(parents=True)
         self.id = f"bench.{os.getpid()}.{id(self)}"
 
-    def job(self, steps: Sequence[Step] = DEPLOY, timeout_s: float = 20, path: str = ".", lease_s: float = 120,
-            secrets: Sequence[str] = ()) -> Job:
+    def job(
+        self,
+        steps: Sequence[Step] = DEPLOY,
+        timeout_s: float = 20,
+        path: str = ".",
+        lease_s: float = 120,
+        secrets: Sequence[str] = (),
+    ) -> Job:
         env = {"PATH": os.environ["PATH"], "RECONCILER_DEPLOY_ID": self.id, "OUT": str(self.root)}
         return Job(
-            deploy_id=self.id, folder=self.folder, log=self.root / "log", path=path,
-            steps=[(step, {**env, **step.env}) for step in steps], timeout_s=timeout_s, grace_s=GRACE_S,
-            lease_s=lease_s, masks=masks(secrets),
+            deploy_id=self.id,
+            folder=self.folder,
+            log=self.root / "log",
+            path=path,
+            steps=[(step, {**env, **step.env}) for step in steps],
+            timeout_s=timeout_s,
+            grace_s=GRACE_S,
+            lease_s=lease_s,
+            masks=masks(secrets),
         )
 
-    def run(self, makefile: str | None = None, during: Callable[[RunningDeploy], object] | None = None,
-            **keys: object) -> Outcome:
+    def run(
+        self, makefile: str | None = None, during: Callable[[RunningDeploy], object] | None = None, **keys: object
+    ) -> Outcome:
         if makefile is not None:
             (self.tree / "Makefile").write_text(makefile)
 
@@ -408,13 +421,17 @@ def test_no_form_of_a_secret_is_stored(bench: Bench) -> None:
 
 
 def test_a_secret_split_over_two_reads_is_masked(bench: Bench) -> None:
-    bench.run(recipe("@printf 'a hunter'; sleep 0.2; printf '2hunter2 b'; sleep 0.2; echo hunter"), secrets=["hunter2hunter2"])
+    bench.run(
+        recipe("@printf 'a hunter'; sleep 0.2; printf '2hunter2 b'; sleep 0.2; echo hunter"), secrets=["hunter2hunter2"]
+    )
     assert bench.output == "==> make deploy\na *** bhunter\n"
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from(["secret", "se", "cret", "sec", "ret", "x", "s", "secre", "tt", "\n"]), max_size=20),
-       st.integers(1, 7))
+@given(
+    st.lists(st.sampled_from(["secret", "se", "cret", "sec", "ret", "x", "s", "secre", "tt", "\n"]), max_size=20),
+    st.integers(1, 7),
+)
 def test_masking_does_not_depend_on_how_output_is_cut(parts: list[str], size: int) -> None:
     import tempfile  # noqa: PLC0415 - a fixture is not made anew for each example
 
@@ -463,26 +480,64 @@ def test_a_step_sees_exactly_what_is_promised() -> None:
     )
     step = Step.model_validate({"make": "deploy", "env": {"B": "step", "C": "step"}})
     deploy = Deploy(
-        id="api.7", target="api", fence=7, version=Version("a" * 40, "d"), cause=StartReason.RETRY, message="",
-        status=DeployStatus.PENDING, created_at=NOW, deadline=NOW, previous_commit=None,
+        id="api.7",
+        target="api",
+        fence=7,
+        version=Version("a" * 40, "d"),
+        cause=StartReason.RETRY,
+        message="",
+        status=DeployStatus.PENDING,
+        created_at=NOW,
+        deadline=NOW,
+        previous_commit=None,
     )
     daemon = {
-        "PATH": "/bin", "HOME": "/root", "TZ": "UTC", "AWS_PROFILE": "prod", "MAKEFLAGS": "n", "MAKELEVEL": "1",
-        "VIRTUAL_ENV": "/v", "GIT_DIR": "/g", "LD_PRELOAD": "/x.so", "PYTHONPATH": "/p", "NOTIFY_SOCKET": "/n",
-        "RECONCILER_API_TOKEN_FILE": "/t", "DATABASE_URL": "secret", "LANG": "de_DE.UTF-8",
+        "PATH": "/bin",
+        "HOME": "/root",
+        "TZ": "UTC",
+        "AWS_PROFILE": "prod",
+        "MAKEFLAGS": "n",
+        "MAKELEVEL": "1",
+        "VIRTUAL_ENV": "/v",
+        "GIT_DIR": "/g",
+        "LD_PRELOAD": "/x.so",
+        "PYTHONPATH": "/p",
+        "NOTIFY_SOCKET": "/n",
+        "RECONCILER_API_TOKEN_FILE": "/t",
+        "DATABASE_URL": "secret",
+        "LANG": "de_DE.UTF-8",
     }
     found = step_environment(daemon, ("PATH", "AWS_PROFILE"), target, step, deploy, {"C": "once"})
     assert found == {
-        "PATH": "/bin", "HOME": "/root", "TZ": "UTC", "LANG": "C.UTF-8", "AWS_PROFILE": "prod",
-        "A": "target", "B": "step", "C": "once",
-        "RECONCILER_TARGET": "api", "RECONCILER_COMMIT": "a" * 40, "RECONCILER_PREVIOUS_COMMIT": "",
-        "RECONCILER_REPO": "ssh://git@h/x.git", "RECONCILER_DEPLOY_ID": "api.7", "RECONCILER_REASON": "retry",
+        "PATH": "/bin",
+        "HOME": "/root",
+        "TZ": "UTC",
+        "LANG": "C.UTF-8",
+        "AWS_PROFILE": "prod",
+        "A": "target",
+        "B": "step",
+        "C": "once",
+        "RECONCILER_TARGET": "api",
+        "RECONCILER_COMMIT": "a" * 40,
+        "RECONCILER_PREVIOUS_COMMIT": "",
+        "RECONCILER_REPO": "ssh://git@h/x.git",
+        "RECONCILER_DEPLOY_ID": "api.7",
+        "RECONCILER_REASON": "retry",
         "RECONCILER_FENCING_TOKEN": "7",
     }
 
 
 def test_without_path_in_pass_env_programs_are_found() -> None:
     target = Target.model_validate({"name": "api", "repo": "git@h:x", "commit": "a" * 40})
-    deploy = Deploy(id="api.7", target="api", fence=7, version=Version("a" * 40, "d"), cause=StartReason.RETRY,
-                    message="", status=DeployStatus.PENDING, created_at=NOW, deadline=NOW)
+    deploy = Deploy(
+        id="api.7",
+        target="api",
+        fence=7,
+        version=Version("a" * 40, "d"),
+        cause=StartReason.RETRY,
+        message="",
+        status=DeployStatus.PENDING,
+        created_at=NOW,
+        deadline=NOW,
+    )
     assert "/usr/bin" in step_environment({}, (), target, target.steps[0], deploy, {})["PATH"]

@@ -73,15 +73,25 @@ def target(store: Store, name: str = "api") -> Target:
     return found
 
 
-def claim(store: Store, version: Version = A, at: datetime = NOW, cause: StartReason = StartReason.NEW_VERSION,
-          holder: str = "me") -> tuple[Lease, Deploy]:
+def claim(
+    store: Store,
+    version: Version = A,
+    at: datetime = NOW,
+    cause: StartReason = StartReason.NEW_VERSION,
+    holder: str = "me",
+) -> tuple[Lease, Deploy]:
     claimed = store.claim(target(store), Start(version, cause, "why"), None, holder, TTL_S, at)
     assert claimed is not None
     return claimed
 
 
-def run(store: Store, outcome: Outcome, version: Version = A, at: datetime = NOW,
-        cause: StartReason = StartReason.NEW_VERSION) -> Deploy:
+def run(
+    store: Store,
+    outcome: Outcome,
+    version: Version = A,
+    at: datetime = NOW,
+    cause: StartReason = StartReason.NEW_VERSION,
+) -> Deploy:
     lease, deploy = claim(store, version, at, cause)
     store.start(deploy.id, lease, at)
     store.finish(deploy, lease, outcome, at)
@@ -155,13 +165,12 @@ def test_a_stale_token_changes_nothing(store: Store) -> None:
     assert fresh.fence == stale.fence + 1
     before = store.targets()["api"], store.deploy(deploy.id)
 
-    for write in (
-        lambda: store.start(deploy.id, stale, NOW),
-        lambda: store.renew(stale, TTL_S, NOW),
-        lambda: store.finish(deploy, stale, SUCCESS, NOW),
-    ):
-        with pytest.raises(LeaseLost):
-            write()
+    with pytest.raises(LeaseLost):
+        store.start(deploy.id, stale, NOW)
+    with pytest.raises(LeaseLost):
+        store.renew(stale, TTL_S, NOW)
+    with pytest.raises(LeaseLost):
+        store.finish(deploy, stale, SUCCESS, NOW)
 
     assert (store.targets()["api"], store.deploy(deploy.id)) == before
     store.finish(deploy, fresh, ABANDONED, NOW)
@@ -304,13 +313,12 @@ def test_suspend_and_resume(store: Store) -> None:
 
 
 def test_an_unknown_target_cannot_be_told_anything(store: Store) -> None:
-    for act in (
-        lambda: store.request("nope", Request("r", "ann")),
-        lambda: store.suspend("nope", Suspension("x", "ann")),
-        lambda: store.resume("nope"),
-    ):
-        with pytest.raises(CannotTell, match="there is no target 'nope'"):
-            act()
+    with pytest.raises(CannotTell, match="there is no target 'nope'"):
+        store.request("nope", Request("r", "ann"))
+    with pytest.raises(CannotTell, match="there is no target 'nope'"):
+        store.suspend("nope", Suspension("x", "ann"))
+    with pytest.raises(CannotTell, match="there is no target 'nope'"):
+        store.resume("nope")
 
 
 def test_sources_are_remembered_and_forgotten(store: Store) -> None:
@@ -365,7 +373,7 @@ def test_pruning_keeps_the_newest_the_deployed_and_the_live(store: Store) -> Non
     for seconds in range(1, 6):
         run(store, FAILURE, B, at=after(seconds))
     claim(store, at=after(10))
-    assert store.prune(keep=3, before=after(-1)) == ["api.2", "api.3", "api.4"] or True
+    assert set(store.prune(keep=3, before=after(-1))) == {"api.2", "api.3", "api.4"}
     left = {deploy.id for deploy in store.history("api", 100)}
     assert left == {"api.1", "api.5", "api.6", "api.7"}
     store.prune(keep=100, before=after(1_000))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,9 +40,7 @@ class Product:
         """Run a verb with our settings."""
         verb, *rest = arguments
         command = [sys.executable, "-m", "reconciler", verb, "--config", str(self.settings), *rest]
-        return subprocess.run(
-            command, env={**self.env, **env}, capture_output=True, text=True, timeout=60, check=False
-        )
+        return subprocess.run(command, env={**self.env, **env}, capture_output=True, text=True, timeout=60, check=False)
 
     def once(self) -> int:
         """Run once; return the exit code."""
@@ -110,6 +109,15 @@ class Daemon:
         with urllib.request.urlopen(f"http://{self.address()}{path}", timeout=10) as answer:
             text: str = answer.read().decode()
             return text
+
+    def get_error(self, path: str) -> tuple[int, str, str]:
+        """Return status, content type and body of an answer that is an error."""
+        try:
+            text = self.get(path)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers["Content-Type"], error.read().decode()
+        raise AssertionError(f"{path} is no error: {text}")
 
     def target(self, name: str) -> dict[str, Any]:
         view: dict[str, Any] = json.loads(self.get(f"/api/v1/targets/{name}"))

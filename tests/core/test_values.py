@@ -1,0 +1,34 @@
+"""Nouns and events are frozen values."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+import pytest
+
+from reconciler import errors, events, model, snapshot
+from reconciler.model import Lease
+
+
+@pytest.mark.parametrize(
+    "noun",
+    [
+        *typing.get_args(events.Event),
+        snapshot.Snapshot,
+        *(value for value in vars(model).values() if isinstance(value, type) and dataclasses.is_dataclass(value)),
+    ],
+)
+def test_is_frozen(noun: type) -> None:
+    assert noun.__dataclass_params__.frozen  # type: ignore[attr-defined] # what dataclass leaves on its classes
+    assert noun.__doc__
+
+
+def test_a_deploy_is_named_by_target_and_token() -> None:
+    assert Lease("api", 7, "me").deploy_id == "api.7"
+
+
+def test_an_error_of_a_source_says_its_reason_first() -> None:
+    error = errors.SourceError(errors.SourceReason.TIMEOUT, "too late")
+    assert str(error) == "timeout: too late"
+    assert isinstance(error, errors.Transient)
