@@ -1,0 +1,72 @@
+"""The house: what the project says of itself is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli import cli
+from reconciler.config.catalogue import check
+from reconciler.config.deployments import UrlPolicy, parse_file
+from reconciler.errors import SourceReason
+from reconciler.model import HoldReason, OutcomeReason, WaitReason
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_reason_is_explained() -> None:
+    page = (ROOT / "docs" / "reasons.md").read_text()
+    for reason in (*WaitReason, *HoldReason, *OutcomeReason, *SourceReason):
+        assert f"| `{reason}` |" in page, reason
+
+
+def test_the_example_is_valid() -> None:
+    files = [parse_file(path.read_bytes(), path.name, UrlPolicy()) for path in (ROOT / "deployments").glob("*.yaml")]
+    assert files
+    assert not check(files).problems
+
+
+def test_every_verb_explains_itself() -> None:
+    import click  # noqa: PLC0415
+
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help, name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.name not in ("help", "output", "limit"):
+                assert parameter.help, (name, parameter.name)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("reconciler/**/*.py")), ids=str)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text())
+
+
+def test_only_the_doors_start_processes() -> None:
+    allowed = {"runner"}
+    for path in ROOT.glob("reconciler/**/*.py"):
+        text = path.read_text()
+        if re.search(r"create_subprocess|os\.(fork|exec|spawn|posix_spawn|system|popen)\b", text):
+            assert path.parent.name in allowed, path
+
+
+def test_the_readmes_commands_are_in_the_makefile() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^make ([a-z]+)", readme, re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_links_of_the_documentation_lead_somewhere() -> None:
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
