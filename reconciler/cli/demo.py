@@ -96,6 +96,9 @@ def demo(*, once: bool, directory: str | None, listen: str | None) -> int:
     finally:
         if directory is None:
             shutil.rmtree(root, ignore_errors=True)
+            click.echo(f"removed   {root}")
+        else:
+            click.echo(f"kept      {root}")
 
 
 def _demo(root: Path, *, once: bool, listen: str | None) -> int:
@@ -109,7 +112,6 @@ def _demo(root: Path, *, once: bool, listen: str | None) -> int:
     if once:
         return asyncio.run(_once(settings, root))
     asyncio.run(_for_ever(settings, root, commits))
-    click.echo("\nstopped" + ("" if not root.exists() else f"; {root} is removed unless you named it"))
     return 0
 
 
@@ -168,6 +170,11 @@ async def _for_ever(settings: Settings, root: Path, commits: list[str]) -> None:
     await daemon.run(lambda address: _show_around(address, root, commits))
 
 
+def _command() -> str:
+    """Return how a person in another directory calls us."""
+    return "reconciler" if shutil.which("reconciler") else str(Path(sys.argv[0]).absolute())
+
+
 def _show_around(address: str, root: Path, commits: list[str]) -> None:
     click.echo(
         f"listening http://{address}/api/v1/targets  http://{address}/metrics  http://{address}/healthz\n"
@@ -176,8 +183,8 @@ def _show_around(address: str, root: Path, commits: list[str]) -> None:
         f"  sed -i s/{commits[1]}/{commits[2]}/ deployments/hello.yaml\n"
         f"  git commit -am 'Deploy the warmer greeting to production'\n"
         f"\nLook around:\n"
-        f"  reconciler status --state-dir {root}/state\n"
-        f"  reconciler history hello-production --state-dir {root}/state\n"
+        f"  {_command()} status --state-dir {root}/state\n"
+        f"  {_command()} history hello-production --state-dir {root}/state\n"
         f"  cat {root}/site/production.txt\n"
         f"\nCtrl-C ends it.\n"
     )
