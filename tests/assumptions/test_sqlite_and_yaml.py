@@ -27,7 +27,8 @@ def test_a_partial_unique_index_holds() -> None:
 def test_an_upsert_that_does_not_apply_returns_no_row() -> None:
     database = sqlite3.connect(":memory:")
     database.execute("CREATE TABLE l (t TEXT PRIMARY KEY, f INTEGER, h TEXT)")
-    claim = "INSERT INTO l VALUES ('a', 1, ?) ON CONFLICT (t) DO UPDATE SET f = f + 1, h = excluded.h WHERE h IS NULL RETURNING f"
+    claim = """INSERT INTO l VALUES ('a', 1, ?)
+        ON CONFLICT (t) DO UPDATE SET f = f + 1, h = excluded.h WHERE h IS NULL RETURNING f"""
     assert database.execute(claim, ("me",)).fetchone() == (1,)
     assert database.execute(claim, ("you",)).fetchone() is None
     database.close()
