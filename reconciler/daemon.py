@@ -44,13 +44,6 @@ DEAD_LOOP_S = 30.0  # /healthz fails when no tick came for so long
 PRUNE_EVERY_S = 3_600.0
 MAX_PASS_BACKOFF_S = 60.0
 GIT_WORKERS = 4
-# Settings that are accepted and not acted on yet, with what that means.
-NOT_ACTED_ON = {
-    "webhook_listen": "no webhook is served",
-    "webhooks": "no webhook is served",
-    "age_identity_file": "age-encrypted secrets are not read",
-    "key_sets": "no signature is checked",
-}
 
 
 class NoCatchUp(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
@@ -211,9 +204,8 @@ class Daemon:
         if os.geteuid() == 0:
             message = "deploys run as root; give the daemon a user of its own"
             self._reporter.hear(Warned("daemon.root", message))
-        for key in sorted(self._settings.model_fields_set & NOT_ACTED_ON.keys()):
-            if getattr(self._settings, key):
-                self._reporter.hear(Warned("settings.not_acted_on", f"{key}: {NOT_ACTED_ON[key]}"))
+        for line in self._settings.not_acted_on():
+            self._reporter.hear(Warned("settings.not_acted_on", line))
 
     async def _listen(self) -> None:
         face = web.Face(

@@ -66,16 +66,21 @@ def plan(*, config_file: str | None, output: str, **flags: str | None) -> int:
     logs.configure(Log(format=settings.log.format, level="error"))
     if StateDir(settings.state_dir).is_locked():
         with options.open_state(settings) as (_, store):
-            return _show(options.take_snapshot(store, settings), output)
-    return _show(asyncio.run(_with_progress(lambda: _once(settings, start=False), "polling and fetching")), output)
+            snapshot = options.take_snapshot(store, settings)
+    else:
+        snapshot = asyncio.run(_with_progress(lambda: _once(settings, start=False), "polling and fetching"))
+    code = _show(snapshot, output)
+    for line in settings.not_acted_on():
+        click.echo(f"note: settings: {line}", err=True)
+    for name, planned in snapshot.plan.targets.items():
+        for line in not_acted_on(planned.facts.target):
+            click.echo(f"note: {name}: {line}", err=True)
+    return code
 
 
 def _show(snapshot: Snapshot, output: str = "table") -> int:
     data = views.targets_view(snapshot)
     render.targets(data, output)
-    for name, planned in snapshot.plan.targets.items():
-        for line in not_acted_on(planned.facts.target):
-            click.echo(f"note: {name}: {line}", err=True)
     problems = snapshot.head.problems if snapshot.head else ()
     for problem in problems:
         click.echo(problem, err=True)

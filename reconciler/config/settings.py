@@ -127,6 +127,20 @@ class Log(Spec):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+_NOT_ACTED_ON = {
+    "webhook_listen": "no webhook is served",
+    "webhooks": "no webhook is served",
+    "age_identity_file": "age-encrypted secrets are not read",
+    "key_sets": "no signature is checked",
+    "forget_after_s": "mirrors stay when access is revoked",
+}
+_CREDENTIAL_NOT_ACTED_ON = {
+    "known_hosts_file": "host keys are looked up in the daemon's own ~/.ssh/known_hosts",
+    "github_app": "no installation token is made; use token_file",
+    "proxy": "connections are made directly",
+}
+
+
 class Settings(Spec):
     """Everything that the daemon's operator decides."""
 
@@ -166,6 +180,20 @@ class Settings(Spec):
     def url_policy(self) -> UrlPolicy:
         """Which repositories are allowed."""
         return UrlPolicy(self.allow_local_repos, self.allow_http)
+
+    def not_acted_on(self) -> list[str]:
+        """Return a line for each given key that this version does not act on, with what that means."""
+        given = [key for key in _NOT_ACTED_ON if getattr(self, key) != Settings.model_fields[key].get_default()]
+        lines = [
+            f"{key.removesuffix('_s')} is not acted on yet: {_NOT_ACTED_ON[key]}" for key in given if getattr(self, key)
+        ]
+        for index, credential in enumerate(self.credentials):
+            lines += [
+                f"credentials[{index}].{key} is not acted on yet: {meaning}"
+                for key, meaning in _CREDENTIAL_NOT_ACTED_ON.items()
+                if getattr(credential, key)
+            ]
+        return lines
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -120,7 +120,10 @@ class _Builder:
         self.flaws.append(Flaw(path, Problem(self._place(mark), dotted(path), message)))
 
     def add(self, event: yaml.Event) -> None:
-        if isinstance(event, yaml.DocumentStartEvent):
+        if isinstance(event, yaml.ScalarEvent):  # first: nearly all events are scalars
+            self._check_properties(event)
+            self._scalar(event)
+        elif isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
                 message = "a second document; expected one document a file"
@@ -128,19 +131,16 @@ class _Builder:
         elif isinstance(event, yaml.AliasEvent):
             self._flaw(event.start_mark, "an alias (*name); write the value out")
             self._put(Node(self._place(event.start_mark), None))
-        elif isinstance(event, yaml.ScalarEvent):
-            self._check_properties(event)
-            self._scalar(event)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             self._check_properties(event)
             self._open(event)
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             self._stack.pop()
 
-    def _check_properties(self, event: yaml.NodeEvent) -> None:
+    def _check_properties(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         if event.anchor is not None:
             self._flaw(event.start_mark, f"an anchor (&{event.anchor}); YAML is plain data here")
-        if getattr(event, "tag", None) not in (None, "!"):
+        if event.tag is not None and event.tag != "!":
             self._flaw(event.start_mark, "a tag (!name); YAML is plain data here")
 
     def _open(self, event: yaml.NodeEvent) -> None:
