@@ -11,6 +11,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def boottime() -> float:
+    """Return seconds since boot, a suspended machine's sleep included: for leases, shared with supervisors."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def monotonic() -> float:
     """Return seconds that no change of the wall clock touches, for intervals and deadlines."""
     return time.monotonic()

@@ -35,7 +35,7 @@ from reconciler.model import (
     TargetRecord,
     Version,
 )
-from reconciler.runner import deploys, output
+from reconciler.runner import cgroups, deploys, output
 from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import SecretMissing, masks, read_secrets
@@ -45,6 +45,7 @@ from reconciler.threads import Thread
 
 LEASE_TTL_S = 60.0
 RENEW_EVERY_S = LEASE_TTL_S / 4
+FENCE_AFTER_S = LEASE_TTL_S / 2  # a supervisor that hears nothing for so long ends its deploy; the rest is margin
 RECORD_AGAIN_S = 1.0  # between tries to write a result while the disk is full or the database locked
 RECOVERY_PATIENCE_S = 5.0  # beyond the grace, for a supervisor to end what a dead daemon left
 
@@ -55,6 +56,7 @@ class _Live:
 
     deploy: Deploy
     target: Target
+    lease_end: float  # on the clock that counts sleep
     task: asyncio.Task[None] | None = None
     running: RunningDeploy | None = None
     stop: tuple[OutcomeReason, str] | None = None
@@ -105,11 +107,12 @@ class Deployer:
             good = await self._db(self._store.good_spec, target.name, start.version)
             target = good or target
         request = record.observed.request
+        claimed_at = clock.boottime()  # before the claim, so that the fence falls before the lease does
         claimed = await self._db(self._store.claim, target, start, request, self._holder, LEASE_TTL_S, clock.now())
         if claimed is None:
             return False
         lease, deploy = claimed
-        live = _Live(deploy, target)
+        live = _Live(deploy, target, claimed_at + FENCE_AFTER_S)
         self._live[target.name] = live
         since = record.desired_since if start.reason is StartReason.NEW_VERSION else None
         queued = (deploy.created_at - since).total_seconds() if since else 0.0
@@ -224,7 +227,8 @@ class Deployer:
             ],
             timeout_s=target.timeout_s,
             grace_s=settings.kill_grace_s,
-            lease_s=LEASE_TTL_S,
+            lease_end=live.lease_end,
+            cgroup=cgroups.make(deploy.id),
             masks=masks(secret_values),
         )
 
@@ -244,6 +248,7 @@ class Deployer:
         """Renew the lease in the store, then at the supervisor, which ends the deploy when it hears nothing."""
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
+            asked_at = clock.boottime()
             try:
                 await self._db(self._store.renew, lease, LEASE_TTL_S, clock.now())
             except LeaseLost as error:
@@ -252,7 +257,7 @@ class Deployer:
             except self._store.errors as error:
                 self._listener.hear(Warned("lease.not_renewed", str(error)))
                 continue
-            await running.renew(LEASE_TTL_S)
+            await running.renew(asked_at + FENCE_AFTER_S)
 
     async def _record(self, deploy: Deploy, lease: Lease, outcome: Outcome, target: Target | None) -> None:
         """Write the outcome, however long the store refuses; the supervisor's result waits on disk."""

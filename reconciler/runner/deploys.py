@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.model import DeployStatus, Outcome, OutcomeReason, StepResult
+from reconciler.runner import cgroups
 from reconciler.spec import Step
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
-LEASE_MARGIN = 0.5  # share of the lease's life after which a supervisor that hears nothing ends its deploy
 LOCK = "lock"
 RESULT = "result.json"
 CHECKOUT = "checkout"
@@ -38,7 +38,8 @@ class Job:
     steps: Sequence[tuple[Step, Mapping[str, str]]]  # with the environment of each
     timeout_s: float
     grace_s: float
-    lease_s: float
+    lease_end: float  # on the clock that counts sleep; nothing of the deploy lives beyond it and the grace
+    cgroup: Path | None = None
     masks: Sequence[str] = ()
 
     @property
@@ -55,7 +56,8 @@ class Job:
             "result": str(self.folder / RESULT),
             "timeout_s": self.timeout_s,
             "grace_s": self.grace_s,
-            "lease_s": self.lease_s * LEASE_MARGIN,
+            "lease_end": self.lease_end,
+            "cgroup": str(self.cgroup) if self.cgroup else None,
             "masks": list(self.masks),
             "steps": [
                 {
@@ -98,6 +100,7 @@ class RunningDeploy:
         """Return the outcome once nothing of the deploy lives any more."""
         await self._process.wait()
         outcome = read_result(self._job.folder)
+        await asyncio.to_thread(cgroups.kill, self._job.deploy_id)
         if outcome is None:
             # The supervisor was killed: its children belong to init now, and carry our cookie.
             await asyncio.to_thread(kill_strays, self._job.deploy_id)
@@ -108,9 +111,9 @@ class RunningDeploy:
             )
         return outcome
 
-    async def renew(self, ttl_s: float) -> None:
-        """Tell the supervisor that the lease was renewed for `ttl_s` seconds."""
-        await self._tell(f"renew {ttl_s * LEASE_MARGIN}")
+    async def renew(self, lease_end: float) -> None:
+        """Tell the supervisor that the lease was renewed until `lease_end`, on the clock that counts sleep."""
+        await self._tell(f"renew {lease_end}")
 
     async def stop(self, reason: OutcomeReason, message: str) -> None:
         """End the deploy: TERM, grace, KILL. `wait` then returns a cancelled outcome."""
@@ -149,6 +152,7 @@ def recover(folder: Path, deploy_id: str, patience_s: float) -> Outcome:
     deadline = time.monotonic() + patience_s
     while _is_supervised(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
+    cgroups.kill(deploy_id)
     kill_strays(deploy_id)
     while _is_supervised(folder):
         time.sleep(0.02)

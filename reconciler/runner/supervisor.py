@@ -154,7 +154,7 @@ class Supervisor:
         self._commands = commands  # what was already read from the lifeline
         self._began = clock()
         self._deadline = self._began + job["timeout_s"]
-        self._lease_end = self._began + job["lease_s"]
+        self._lease_end = float(job["lease_end"])
         self._output = Output(Path(job["log"]), [mask.encode() for mask in job["masks"]])
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self._write_end, True)
@@ -174,6 +174,7 @@ class Supervisor:
         outcome: dict[str, Any] = {"status": "succeeded", "reason": None, "message": "", "exit_code": 0}
         try:
             self._obey()
+            self._check_deadlines(None, "the deploy")
             for step in self._job["steps"]:
                 self._step(step)
         except Failed as failure:
@@ -262,9 +263,11 @@ class Supervisor:
                 stdout=self._write_end,
                 stderr=self._write_end,
                 start_new_session=True,
+                preexec_fn=self._join_group,  # noqa: PLW1509 - safe: this process has one thread
             )
-        except OSError as error:
-            raise Failed("not_executable", f"{command[0]} cannot be run: {error.strerror}") from error
+        except (OSError, subprocess.SubprocessError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its control group is gone"
+            raise Failed("not_executable", f"{command[0]} cannot be run: {why}") from error
         limit = clock() + step["timeout_s"] if step["timeout_s"] else None
         while process.pid not in self._exits:
             self._wait(self._next_deadline(limit))
@@ -275,6 +278,11 @@ class Supervisor:
         self._drain()
         self._output.flush()
         return code
+
+    def _join_group(self) -> None:
+        """Move the new process into the deploy's control group, before it can start another one."""
+        if self._job["cgroup"]:
+            (Path(self._job["cgroup"]) / "cgroup.procs").write_text("0", encoding="ascii")
 
     def _next_deadline(self, limit: float | None) -> float:
         return float(min(self._deadline, self._lease_end, limit or self._deadline)) - clock()
@@ -312,7 +320,7 @@ class Supervisor:
         for command in commands:
             word, _, argument = command.decode().partition(" ")
             if word == "renew":
-                self._lease_end = clock() + float(argument)
+                self._lease_end = float(argument)
             elif word == "stop":
                 reason, _, message = argument.partition(" ")
                 raise Stopped("cancelled", reason, message)
@@ -355,6 +363,9 @@ class Supervisor:
         while self._reap():
             now = clock()
             kill = now >= kill_at
+            if kill and self._job["cgroup"]:
+                with contextlib.suppress(OSError):
+                    (Path(self._job["cgroup"]) / "cgroup.kill").write_text("1", encoding="ascii")
             for pid in descendants(os.getpid()):
                 if kill or pid not in signalled:
                     signalled.add(pid)

@@ -11,16 +11,17 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.needs import need
 
 from reconciler.model import Deploy, DeployStatus, Outcome, OutcomeReason, StartReason, Version
-from reconciler.runner import deploys, output
+from reconciler.runner import cgroups, deploys, output
 from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import SecretMissing, masks, read_secrets
@@ -41,6 +42,7 @@ class Bench:
         self.tree = self.folder / "checkout"
         self.tree.mkdir(parents=True)
         self.id = f"bench.{os.getpid()}.{id(self)}"
+        self.cgroup: Path | None = None
 
     def job(
         self,
@@ -59,7 +61,8 @@ class Bench:
             steps=[(step, {**env, **step.env}) for step in steps],
             timeout_s=timeout_s,
             grace_s=GRACE_S,
-            lease_s=lease_s,
+            lease_end=time.clock_gettime(time.CLOCK_BOOTTIME) + lease_s,
+            cgroup=self.cgroup,
             masks=masks(secrets),
         )
 
@@ -270,7 +273,7 @@ def test_a_lease_that_is_not_renewed_ends_the_deploy(bench: Bench) -> None:
 
 def test_a_renewed_lease_goes_on(bench: Bench) -> None:
     async def renew(running: RunningDeploy) -> None:
-        await running.renew(120)
+        await running.renew(time.clock_gettime(time.CLOCK_BOOTTIME) + 120)
 
     found = bench.run(recipe("sleep 1; echo done"), lease_s=1.0, during=renew)
     assert found.status is DeployStatus.SUCCEEDED
@@ -285,10 +288,11 @@ from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.spec import Step
 
 async def main():
-    root, deploy_id, path = sys.argv[1:]
+    root, deploy_id, path, group = sys.argv[1:]
     env = {"PATH": path, "RECONCILER_DEPLOY_ID": deploy_id}
     job = Job(deploy_id=deploy_id, folder=Path(root) / "runs" / "api.1", log=Path(root) / "log", path=".",
-              steps=[(Step(make="deploy"), env)], timeout_s=1000, grace_s=0.3, lease_s=1000)
+              steps=[(Step(make="deploy"), env)], timeout_s=1000, grace_s=0.3, lease_end=1e12,
+              cgroup=Path(group) if group else None)
     running = await RunningDeploy.start(job)
     print("started", flush=True)
     await running.wait()
@@ -302,7 +306,9 @@ def killed_daemon(bench: Bench, makefile: str) -> subprocess.Popen[str]:
     """Start a stand-in for the daemon that runs one deploy; return it once the recipe runs."""
     (bench.tree / "Makefile").write_text(makefile)
     daemon = subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(bench.root), bench.id, os.environ["PATH"]], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", DAEMON, str(bench.root), bench.id, os.environ["PATH"], str(bench.cgroup or "")],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 20
     while "up" not in bench.output and time.monotonic() < deadline:
@@ -333,6 +339,36 @@ def test_nothing_outlives_a_killed_daemon_and_its_supervisor(bench: Bench) -> No
     found = deploys.recover(bench.folder, bench.id, 10)
     assert (found.status, found.reason) == ("abandoned", "daemon_died")
     assert bench.survivors() == []
+
+
+@pytest.fixture
+def grouped(bench: Bench) -> Iterator[Bench]:
+    bench.cgroup = cgroups.make(bench.id)
+    writable = bench.cgroup is not None
+    if os.geteuid() == 0:
+        need(writable, "a cgroup v2 that may be written", "mount cgroup2, or run without root to skip this")
+    elif not writable:
+        pytest.skip("only root, or a systemd unit with Delegate=yes, may make control groups")
+    yield bench
+    cgroups.kill(bench.id)
+    assert bench.cgroup is not None
+    assert not bench.cgroup.exists()
+
+
+def test_a_control_group_ends_what_clears_its_environment(grouped: Bench) -> None:
+    daemon = killed_daemon(grouped, recipe("echo up; env -i setsid -f sleep 98765; sleep 1000"))
+    (supervisor,) = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+    os.kill(supervisor, signal.SIGSTOP)
+    end(daemon)
+    os.kill(supervisor, signal.SIGKILL)
+    assert deploys.recover(grouped.folder, grouped.id, 10).status is DeployStatus.ABANDONED
+    assert subprocess.run(["pgrep", "-f", "sleep 98765"], capture_output=True, check=False).stdout == b""
+
+
+def test_a_control_group_ends_a_fork_loop(grouped: Bench) -> None:
+    found = grouped.run(HOSTILE["fork loop"], timeout_s=0.5)
+    assert found.status is DeployStatus.TIMED_OUT
+    assert grouped.survivors() == []
 
 
 def test_a_killed_supervisor_is_noticed_and_its_children_killed(bench: Bench) -> None:
