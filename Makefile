@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: help demo test check format coverage lock image clean
+.PHONY: help demo test torture check format coverage lock image clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -16,6 +16,9 @@ demo: $(VENV)/run.stamp ## Set everything up and show it at work (DEMO_ARGS=--on
 
 test: $(VENV)/dev.stamp ## Set everything up and run the tests
 	$(BIN)/python -m pytest -n auto $(TEST_ARGS)
+
+torture: $(VENV)/dev.stamp ## Run the long fault-injection suites (SEED=n replays one)
+	$(BIN)/python -m pytest -n auto -m torture $(TEST_ARGS)
 
 check: $(VENV)/dev.stamp ## Run the linters: ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -228,7 +228,7 @@ class Deployer:
             timeout_s=target.timeout_s,
             grace_s=settings.kill_grace_s,
             lease_end=live.lease_end,
-            cgroup=cgroups.make(deploy.id),
+            cgroup=cgroups.make(self._folder(deploy)),
             masks=masks(secret_values),
         )
 

@@ -7,6 +7,7 @@ clears its environment while both daemon and supervisor are being killed.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import suppress
 from functools import cache
@@ -30,14 +31,17 @@ def own_group() -> Path | None:
     return Path(mount) / path.lstrip("/")
 
 
-def _leaf(deploy_id: str) -> Path | None:
+def _leaf(folder: Path) -> Path | None:
+    """Return the group of the deploy that lives in `folder`: other daemons have deploys of the same name."""
     group = own_group()
-    return group / f"reconciler-{deploy_id}" if group else None
+    if group is None:
+        return None
+    return group / f"reconciler-{hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]}-{folder.name}"
 
 
-def make(deploy_id: str) -> Path | None:
-    """Return a new group for a deploy, or None where we may not make one."""
-    leaf = _leaf(deploy_id)
+def make(folder: Path) -> Path | None:
+    """Return a new group for the deploy that lives in `folder`, or None where we may not make one."""
+    leaf = _leaf(folder)
     if leaf is None:
         return None
     try:
@@ -51,9 +55,9 @@ def make(deploy_id: str) -> Path | None:
     return leaf
 
 
-def kill(deploy_id: str) -> None:
+def kill(folder: Path) -> None:
     """Kill whatever lives in a deploy's group, and remove the group."""
-    leaf = _leaf(deploy_id)
+    leaf = _leaf(folder)
     if leaf is None or not leaf.exists():
         return
     with suppress(OSError):

@@ -85,7 +85,7 @@ class RunningDeploy:
         """Start the supervisor and tell it its job."""
         job.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_SUPERVISOR)),
+            *(sys.executable, "-I", "-S", str(_SUPERVISOR), str(job.folder.absolute())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             start_new_session=True,
@@ -100,10 +100,10 @@ class RunningDeploy:
         """Return the outcome once nothing of the deploy lives any more."""
         await self._process.wait()
         outcome = read_result(self._job.folder)
-        await asyncio.to_thread(cgroups.kill, self._job.deploy_id)
+        await asyncio.to_thread(cgroups.kill, self._job.folder)
         if outcome is None:
             # The supervisor was killed: its children belong to init now, and carry our cookie.
-            await asyncio.to_thread(kill_strays, self._job.deploy_id)
+            await asyncio.to_thread(kill_strays, self._job.folder, self._job.deploy_id)
             return Outcome(
                 status=DeployStatus.ABANDONED,
                 reason=OutcomeReason.SUPERVISOR_DIED,
@@ -152,8 +152,8 @@ def recover(folder: Path, deploy_id: str, patience_s: float) -> Outcome:
     deadline = time.monotonic() + patience_s
     while _is_supervised(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
-    cgroups.kill(deploy_id)
-    kill_strays(deploy_id)
+    cgroups.kill(folder)
+    kill_strays(folder, deploy_id)
     while _is_supervised(folder):
         time.sleep(0.02)
     return read_result(folder) or Outcome(
@@ -169,12 +169,16 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def kill_strays(deploy_id: str) -> int:
-    """Kill every process that carries the deploy's cookie in its environment; return how many there were."""
+def kill_strays(folder: Path, deploy_id: str) -> int:
+    """Kill what is left of a deploy without its supervisor; return how many processes that were.
+
+    They are known by the deploy's id in their environment. Another daemon on this machine may run a deploy of the
+    same id: what lives below a supervisor of another folder is not ours.
+    """
     cookie = _COOKIE + deploy_id.encode()
     killed = 0
     for _ in range(100):  # until none is found: a fork loop converges
-        pids = [pid for pid in _processes() if cookie in _environment(pid)]
+        pids = [pid for pid in _processes() if cookie in _environment(pid) and _is_ours(pid, folder)]
         if not pids:
             break
         for pid in pids:
@@ -183,6 +187,19 @@ def kill_strays(deploy_id: str) -> int:
                 killed += 1
         time.sleep(0.01)
     return killed
+
+
+def _is_ours(pid: int, folder: Path) -> bool:
+    """Whether no supervisor of another folder is above a process."""
+    while pid > 1:
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            return False  # it has just ended; the next look tells
+        if bytes(_SUPERVISOR) in arguments:
+            return bytes(folder.absolute()) in arguments
+    return True
 
 
 def _is_supervised(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The supervisor of one deploy: a small program that owns the deploy's whole process tree.
 
-Started by `deploys.py` as `python -I -S supervisor.py`; standard library only, one thread. It reads its job as
+Started by `deploys.py` as `python -I -S supervisor.py FOLDER` (the folder is only there to be seen in the process
+list, by who looks for strays); standard library only, one thread. It reads its job as
 one line of JSON from standard input, which stays open as a lifeline: further lines renew the lease or stop the
 deploy, and its end means that the daemon is dead. It runs the steps one after the other in a session of their
 own, writes their output in bounded segments, and ends when the tree has ended: what a step left in the

@@ -343,14 +343,14 @@ def test_nothing_outlives_a_killed_daemon_and_its_supervisor(bench: Bench) -> No
 
 @pytest.fixture
 def grouped(bench: Bench) -> Iterator[Bench]:
-    bench.cgroup = cgroups.make(bench.id)
+    bench.cgroup = cgroups.make(bench.folder)
     writable = bench.cgroup is not None
     if os.geteuid() == 0:
         need(writable, "a cgroup v2 that may be written", "mount cgroup2, or run without root to skip this")
     elif not writable:
         pytest.skip("only root, or a systemd unit with Delegate=yes, may make control groups")
     yield bench
-    cgroups.kill(bench.id)
+    cgroups.kill(bench.folder)
     assert bench.cgroup is not None
     assert not bench.cgroup.exists()
 
@@ -380,6 +380,17 @@ def test_a_killed_supervisor_is_noticed_and_its_children_killed(bench: Bench) ->
     found = bench.run(TREE, during=kill)
     assert (found.status, found.reason) == ("abandoned", "supervisor_died")
     assert bench.survivors() == []
+
+
+def test_a_deploy_of_the_same_id_under_another_daemon_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    other = Bench(tmp_path / "other")
+    other.id = bench.id
+    daemon = killed_daemon(other, TREE)
+    assert deploys.recover(bench.folder, bench.id, 0).status is DeployStatus.ABANDONED
+    assert other.survivors()
+    end(daemon)
+    deploys.recover(other.folder, other.id, 10)
+    assert other.survivors() == []
 
 
 def test_a_result_that_was_written_is_adopted(bench: Bench) -> None:
