@@ -154,7 +154,8 @@ class Deployer:
 
     async def _recover(self, deploy: Deploy, patience_s: float) -> None:
         outcome = await asyncio.to_thread(deploys.recover, self._folder(deploy), deploy.id, patience_s)
-        lease = await self._db(self._store.take_over, deploy, self._holder, LEASE_TTL_S, clock.now())
+        seen = Lease(deploy.target, await self._db(self._store.fence_of, deploy.target), self._holder)
+        lease = await self._db(self._store.take_over, seen, LEASE_TTL_S, clock.now())
         if lease is None:
             raise LeaseLost(f"{deploy.id} belongs to somebody else, who holds no lock of this state directory")
         if deploy.status is DeployStatus.PENDING:

@@ -270,17 +270,21 @@ class Store:
         if not self._changed("renew", expires_at=rows.to_text(now + timedelta(seconds=ttl_s)), **asdict(lease)):
             raise LeaseLost(f"the lease of {lease.target} with token {lease.fence} is lost")
 
-    def take_over(self, deploy: Deploy, holder: str, ttl_s: float, now: datetime) -> Lease | None:
-        """Take the lease of a deploy whose holder is dead; None where somebody else was faster."""
+    def fence_of(self, target: str) -> int:
+        """Return the newest token of a target; 0 before its first deploy."""
+        row = self._run("lease", target=target).fetchone()
+        return int(row["fence"]) if row else 0
+
+    def take_over(self, seen: Lease, ttl_s: float, now: datetime) -> Lease | None:
+        """Take a lease whose holder is dead, for `seen.holder`; None where the token is not `seen.fence` any more.
+
+        The token that was seen is compared, not that of a deploy: who took it over before may have died as well.
+        """
         with self._transaction():
             row = self._run(
-                "take_over",
-                target=deploy.target,
-                fence=deploy.fence,
-                holder=holder,
-                expires_at=rows.to_text(now + timedelta(seconds=ttl_s)),
+                "take_over", expires_at=rows.to_text(now + timedelta(seconds=ttl_s)), **asdict(seen)
             ).fetchone()
-        return Lease(deploy.target, int(row["fence"]), holder) if row else None
+        return Lease(seen.target, int(row["fence"]), seen.holder) if row else None
 
     def finish(self, deploy: Deploy, lease: Lease, outcome: Outcome, now: datetime) -> None:
         """Record how a deploy ended and release the lease, in one transaction guarded by the token.

@@ -160,7 +160,7 @@ def test_racing_claims_have_one_winner(store: Store, path: Path) -> None:
 def test_a_stale_token_changes_nothing(store: Store) -> None:
     stale, deploy = claim(store)
     store.start(deploy.id, stale, NOW)
-    fresh = store.take_over(deploy, "you", TTL_S, NOW)
+    fresh = store.take_over(Lease("api", stale.fence, "you"), TTL_S, NOW)
     assert fresh is not None
     assert fresh.fence == stale.fence + 1
     before = store.targets()["api"], store.deploy(deploy.id)
@@ -200,9 +200,16 @@ def test_a_pending_deploy_cannot_succeed(store: Store) -> None:
 
 
 def test_only_one_takes_over(store: Store) -> None:
-    _, deploy = claim(store)
-    assert store.take_over(deploy, "one", TTL_S, NOW) is not None
-    assert store.take_over(deploy, "two", TTL_S, NOW) is None
+    lease, deploy = claim(store)
+    one = store.take_over(Lease("api", lease.fence, "one"), TTL_S, NOW)
+    assert one is not None
+    assert store.take_over(Lease("api", lease.fence, "two"), TTL_S, NOW) is None
+    # The one that took over dies as well; the next one sees the newer token.
+    two = store.take_over(Lease("api", store.fence_of("api"), "two"), TTL_S, NOW)
+    assert two is not None
+    with pytest.raises(LeaseLost):
+        store.finish(deploy, one, ABANDONED, NOW)
+    store.finish(deploy, two, ABANDONED, NOW)
 
 
 # --- what is remembered -----------------------------------------------------------------------------------
@@ -405,7 +412,7 @@ def test_no_history_makes_two_live_deploys_or_lets_a_token_fall(moves: list[str]
             elif step in ("succeed", "fail"):
                 with_store.finish(deploy, lease, SUCCESS if step == "succeed" else FAILURE, NOW)
             elif step == "take_over":
-                found = with_store.take_over(deploy, "you", TTL_S, NOW)
+                found = with_store.take_over(Lease("api", lease.fence, "you"), TTL_S, NOW)
                 if found is not None:
                     leases.append((found, deploy))
                     highest = found.fence
