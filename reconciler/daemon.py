@@ -42,7 +42,7 @@ TICK_S = 1.0
 LATE_TICK_S = 2.5  # a tick that is so late was lost to a change of the wall clock
 DEAD_LOOP_S = 30.0  # /healthz fails when no tick came for so long
 PRUNE_EVERY_S = 3_600.0
-MAX_PASS_BACKOFF_S = 60.0
+MAX_PASS_BACKOFF_S = 15.0
 GIT_WORKERS = 4
 
 
@@ -93,6 +93,7 @@ class Daemon:
         self._last_tick = clock.monotonic()
         self._last_tick_at = clock.now()
         self._last_prune = 0.0
+        self._problem: str | None = None  # why passes fail
         self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
         ask = Asking(self._workers.ask, WorkerFailed)
         credentials = Credentials(settings.credentials)
@@ -238,6 +239,8 @@ class Daemon:
         if source is None or source.last_good_poll is None:
             failed = f": {source.reason}: {source.message}" if source and source.reason else ""
             return f"the config repository has not been polled yet{failed}"
+        if self._problem is not None:
+            return self._problem
         return None if self._reconciler.loaded else "the configuration has not been loaded yet"
 
     async def _tick(self) -> None:
@@ -262,11 +265,17 @@ class Daemon:
             self._wake.clear()
             pause: float | None
             try:
-                snapshot = await self._reconciler.run_pass()
+                # Without a reserve nothing is begun whose end could not be recorded.
+                room = await asyncio.to_thread(self._state.keep_ballast)
+                snapshot = await self._reconciler.run_pass(start=room)
                 failures, pause = 0, _until(snapshot.plan.next_change)
+                self._problem = None if room else f"the disk of {self._state.path} is full; free some space"
+                if not room:
+                    raise OSError(self._problem)
             except Exception as error:  # noqa: BLE001 - the next pass begins from what is stored
                 failures += 1
                 pause = min(MAX_PASS_BACKOFF_S, 2.0**failures)
+                self._problem = f"the last pass failed: {error}"
                 self._reporter.hear(PassFailed(repr(error), pause))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

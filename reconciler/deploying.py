@@ -267,6 +267,7 @@ class Deployer:
                 await self._db(self._store.finish, deploy, lease, outcome, clock.now())
                 break
             except self._store.errors as error:
+                self._state.drop_ballast()
                 self._listener.hear(Warned("store.failed", f"{deploy.id} is not recorded yet: {error}"))
                 await asyncio.sleep(RECORD_AGAIN_S)
         lead = restore = None

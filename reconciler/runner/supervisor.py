@@ -33,6 +33,7 @@ TAIL_BYTES = 8_192
 HEAD_BYTES = 4 * 1024 * 1024
 SEGMENT_BYTES = 1024 * 1024
 KEPT_SEGMENTS = 4
+RESULT_BYTES = 65_536
 DRAIN_ROUNDS = 256  # reads after the end of the tree: what a pipe can still hold, with room to spare
 MASK = b"***"
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # make's own order
@@ -393,17 +394,28 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write the result so that it is either not there or whole, after a power loss too."""
-    beside = path.with_suffix(".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(result, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+class Result:
+    """The result file: its space is taken before anything runs, so that a full disk cannot swallow the outcome."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._beside = path.with_suffix(".tmp")
+        self._file = os.open(self._beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(self._file, 0, RESULT_BYTES)
+
+    def write(self, result: dict[str, Any]) -> None:
+        """Write the result so that it is either not there or whole, after a power loss too."""
+        data = json.dumps(result).encode()
+        if len(data) > RESULT_BYTES:
+            data = json.dumps({**result, "steps": []}).encode()
+        os.pwrite(self._file, data, 0)
+        os.ftruncate(self._file, len(data))
+        os.fsync(self._file)
+        os.close(self._file)
+        self._beside.rename(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def read_job(lifeline: int) -> tuple[dict[str, Any], bytes]:
@@ -430,13 +442,14 @@ def main() -> None:
     # Held until this process ends: who gets this lock knows that nothing of the deploy is left.
     lock = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    written = Result(Path(job["result"]))
     supervisor = Supervisor(job, lifeline, commands)
     try:
         result = supervisor.run()
     except Exception as error:  # noqa: BLE001 - whatever happened, the tree must end and the result say so
         supervisor.end_tree()
         result = {"status": "failed", "reason": "internal_error", "message": f"the supervisor: {error!r}"}
-    write_result(Path(job["result"]), result)
+    written.write(result)
 
 
 if __name__ == "__main__":

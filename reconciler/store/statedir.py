@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 from pathlib import Path
 
 from reconciler.errors import StateError
+
+BALLAST_BYTES = 4 * 1024 * 1024
 
 
 class StateDir:
@@ -59,6 +62,30 @@ class StateDir:
                 f"the state directory {self.path} cannot be used: {error.strerror}; "
                 "choose another with --state-dir, or make it writable for this user"
             ) from error
+
+    def keep_ballast(self) -> bool:
+        """Hold some space in reserve, so that a full disk can still be written about; False where there is none."""
+        if self._ballast.exists():
+            return True
+        if shutil.disk_usage(self.path).free < 4 * BALLAST_BYTES:
+            return False
+        beside = self._ballast.with_suffix(".tmp")
+        try:
+            with beside.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+            beside.rename(self._ballast)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            return False
+        return True
+
+    def drop_ballast(self) -> None:
+        """Give the reserve back to the disk."""
+        self._ballast.unlink(missing_ok=True)
+
+    @property
+    def _ballast(self) -> Path:
+        return self.path / "ballast"
 
     def acquire(self) -> None:
         """Take the lock; raise StateError, naming the holder, while another daemon has it."""
