@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from reconciler import __version__, clock
+from reconciler import __version__, clock, waking
 from reconciler.config.settings import Settings
 from reconciler.deploying import Deployer
 from reconciler.errors import CannotTell, SettingsError
@@ -173,6 +173,7 @@ class Daemon:
         try:
             await self._listen()
             await self._begin()
+            waking_server = await waking.listen(self._state.path, self._woken)
             assert self._listener is not None  # noqa: S101 - two lines above
             started = DaemonStarted(__version__, str(self._state.path), self._listener.address)
             self._reporter.hear(started)
@@ -183,12 +184,19 @@ class Daemon:
             on_ready(self._listener.address)
             await self._passes()
             watching.cancel()
+            waking_server.close()
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             self._reporter.hear(DaemonStopping(self._deployer.running, self._settings.drain_timeout_s))
             await self._deployer.drain(self._settings.drain_timeout_s, self._hurry)
             await self._close()
+
+    def _woken(self, targets: Sequence[str]) -> None:
+        """Look for what is new, then decide: a person made a wish."""
+        for url in (self._config_url, *self._reconciler.sources_of(targets)):
+            self.poller.poke(url, "api")
+        self._wake.set()
 
     def stop(self) -> None:
         """Ask for a stop; asked twice, running deploys are cancelled."""

@@ -49,6 +49,7 @@ class OutcomeReason(StrEnum):
     BAD_TREE = "bad_tree"
     TREE_TOO_LARGE = "tree_too_large"
     OBSOLETE = "obsolete"
+    CANCELLED = "cancelled"
     STOPPED = "stopped"
     DAEMON_DIED = "daemon_died"
     SUPERVISOR_DIED = "supervisor_died"
@@ -160,6 +161,7 @@ class LiveDeploy:
     version: Version
     started_at: datetime
     deadline: datetime
+    cancelled_by: str | None = None  # who asked for its end
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ costs a pass and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from reconciler.events import ConfigLoaded, ConfigRejected, Decided, Listener
 from reconciler.gathering import in_force, remembered
 from reconciler.git import objects
 from reconciler.git.library import mirror_name
-from reconciler.model import ConfigHead, Desired, OutcomeReason, SourceState, Start, StartReason
+from reconciler.model import ConfigHead, Desired, OutcomeReason, SourceState, Start, StartReason, TargetRecord
 from reconciler.planning import Plan
 from reconciler.polling import Poller
 from reconciler.snapshot import Snapshot
@@ -131,6 +131,10 @@ class Reconciler:
         if before is None or before.commit != commit or before.problems != problems:
             self._tools.listener.hear(ConfigLoaded(commit, len(catalogue.targets), problems))
 
+    def sources_of(self, names: Iterable[str]) -> set[str]:
+        """Return the Sources of targets."""
+        return {self._targets[name].source for name in names if name in self._targets}
+
     # --- the pass -----------------------------------------------------------------------------------------
 
     async def run_pass(self, *, start: bool = True, skip: frozenset[tuple[str, bool]] = frozenset()) -> Snapshot:
@@ -152,7 +156,7 @@ class Reconciler:
         dirty = self._poller.take_dirty()
         if dirty:
             await tools.db(tools.store.save_sources, dirty)
-        await self._cancel_obsolete(desired)
+        await self._cancel(desired, records)
         slots = tools.settings.max_concurrent_deploys
         snapshot = await tools.db(remembered, tools.store, slots, now, self._poller.states)
         self._tell_decisions(snapshot)
@@ -172,7 +176,12 @@ class Reconciler:
             for name, target in self._targets.items()
         }
 
-    async def _cancel_obsolete(self, desired: Mapping[str, Desired]) -> None:
+    async def _cancel(self, desired: Mapping[str, Desired], records: Mapping[str, TargetRecord]) -> None:
+        """End running deploys that an operator, or a newer version, asks to end."""
+        for name, record in records.items():
+            live = record.observed.live
+            if live is not None and live.cancelled_by is not None:
+                await self._deployer.cancel(name, OutcomeReason.CANCELLED, f"cancelled by {live.cancelled_by}")
         for name, target in self._targets.items():
             version, wanted = self._deployer.version_of(name), desired[name].version
             if target.on_change == "cancel" and version is not None and wanted is not None and version != wanted:

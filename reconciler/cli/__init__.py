@@ -20,6 +20,7 @@ EXIT_FAILED, EXIT_CANNOT_TELL, EXIT_SETTINGS = 1, 2, 78
 # Where each verb lives. Loaded when it is used: `status` needs no HTTP server, `version` no database.
 _VERBS = {
     "serve": ("run", "plan", "healthcheck"),
+    "wish": ("reconcile", "cancel", "suspend", "resume"),
     "read": ("status", "why", "history", "logs", "diff"),
     "local": ("validate", "schema", "init", "version", "completion"),
     "demo": ("demo",),

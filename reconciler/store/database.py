@@ -205,6 +205,10 @@ class Store:
         )
         _require_target(changed, name)
 
+    def cancel(self, name: str, by: str) -> bool:
+        """Ask for the end of a target's live deploy; False where none is live."""
+        return self._changed("cancel", target=name, by=by)
+
     def suspend(self, name: str, suspension: Suspension) -> None:
         """Stop deploys of a target. Raises CannotTell for an unknown one."""
         changed = self._changed(

@@ -105,9 +105,8 @@ def _observed(row: Row) -> Observed:
     live = live_version = None
     if row["live_id"]:
         live_version = Version(row["live_commit"], row["live_digest"])
-        live = LiveDeploy(
-            row["live_id"], live_version, certain_time(row["live_since"]), certain_time(row["live_deadline"])
-        )
+        since, deadline = certain_time(row["live_since"]), certain_time(row["live_deadline"])
+        live = LiveDeploy(row["live_id"], live_version, since, deadline, row["live_cancelled_by"])
     request = None
     if row["request_token"] and row["request_token"] != row["handled_token"]:
         env = json.loads(row["request_env"] or "{}")

@@ -2,6 +2,8 @@
 
 lock              held by the running daemon (flock: it ends with the process, whatever kills it)
 reconciler.db     the store
+wake.sock         where local verbs wake the daemon
+ballast           space in reserve, dropped when the disk is full so that the failure can be recorded
 mirrors/          bare copies of Sources, disposable
 runs/ID/          one deploy: its job, its checkout while it runs, its result
 logs/TARGET/ID/   what the steps of one deploy printed

@@ -81,6 +81,10 @@ class Product:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
+                    process.wait(0.5)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGTERM)  # what still runs is cancelled
+                try:
                     process.wait(PATIENCE_S)
                 finally:
                     process.kill()

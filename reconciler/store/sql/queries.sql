@@ -42,7 +42,7 @@ SELECT
     t.request_token, t.request_by, t.request_now, t.request_env, t.handled_token,
     t.suspended_reason, t.suspended_by, t.suspended_until,
     d.id AS live_id, d.commit_id AS live_commit, d.digest AS live_digest,
-    d.created_at AS live_since, d.deadline AS live_deadline
+    d.created_at AS live_since, d.deadline AS live_deadline, d.cancelled_by AS live_cancelled_by
 FROM targets AS t
 LEFT JOIN deploys AS d ON d.target = t.name AND d.status IN ('pending', 'running')
 ORDER BY t.name;
@@ -133,6 +133,9 @@ UPDATE targets SET
     generation = generation + 1, request_token = :token, request_by = :requested_by, request_now = :now_flag,
     request_env = :env
 WHERE name = :name;
+
+-- name: cancel
+UPDATE deploys SET cancelled_by = :by WHERE target = :target AND status IN ('pending', 'running');
 
 -- name: suspend
 UPDATE targets SET suspended_reason = :reason, suspended_by = :by, suspended_until = :until WHERE name = :name;

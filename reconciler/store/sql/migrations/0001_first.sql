@@ -95,6 +95,7 @@ CREATE TABLE deploys (
     deadline TEXT NOT NULL,
     started_at TEXT,
     finished_at TEXT,
+    cancelled_by TEXT, -- who asked for its end while it was live
     reason TEXT,
     outcome TEXT NOT NULL DEFAULT '',
     exit_code INTEGER,
