@@ -92,7 +92,7 @@ class Daemon:
         self._hurry = asyncio.Event()
         self._last_tick = clock.monotonic()
         self._last_tick_at = clock.now()
-        self._last_prune = 0.0
+        self._last_prune = -PRUNE_EVERY_S  # at the first tick
         self._problem: str | None = None  # why passes fail
         self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
         ask = Asking(self._workers.ask, WorkerFailed)

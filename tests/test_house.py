@@ -11,6 +11,7 @@ import pytest
 from reconciler.cli import cli
 from reconciler.config.catalogue import check
 from reconciler.config.deployments import UrlPolicy, parse_file
+from reconciler.config.settings import ConfigRepo, Log, Settings
 from reconciler.errors import SourceReason
 from reconciler.model import HoldReason, OutcomeReason, WaitReason
 
@@ -21,6 +22,15 @@ def test_every_reason_is_explained() -> None:
     page = (ROOT / "docs" / "reasons.md").read_text()
     for reason in (*WaitReason, *HoldReason, *OutcomeReason, *SourceReason):
         assert f"| `{reason}` |" in page, reason
+
+
+def test_every_setting_is_explained() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    for model, prefix in ((Settings, ""), (ConfigRepo, "config_repo."), (Log, "log.")):
+        for name, info in model.model_fields.items():
+            key = prefix + (info.alias or name)
+            if key not in ("config_repo", "log"):
+                assert f"`{key}`" in page, key
 
 
 def test_the_example_is_valid() -> None:

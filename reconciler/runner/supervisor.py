@@ -197,7 +197,7 @@ class Supervisor:
 
     def _step(self, step: dict[str, Any]) -> None:
         began = clock()
-        self._say(f"==> {step['title']}")
+        self._say(f"==> {step['title']}  ({time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})")
         record = {"title": step["title"], "started_s": round(began - self._began, 3), "exit_code": None}
         self.steps.append(record)
         try:

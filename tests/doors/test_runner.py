@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from reconciler.spec import Step, Target
 
 DEPLOY = (Step.model_validate({"make": "deploy"}),)
 GRACE_S = 0.5
+TIMES = re.compile(r"  \(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\)")  # behind each step's heading
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
@@ -84,7 +86,7 @@ class Bench:
 
     @property
     def output(self) -> str:
-        return output.read_all(self.root / "log")
+        return TIMES.sub("", output.read_all(self.root / "log"))
 
     def survivors(self) -> list[int]:
         cookie = b"RECONCILER_DEPLOY_ID=" + self.id.encode()
@@ -105,7 +107,8 @@ def test_a_good_deploy(bench: Bench) -> None:
     assert found.status is DeployStatus.SUCCEEDED
     assert (found.exit_code, found.reason) == (0, None)
     assert bench.output == "==> make deploy\nhello\noops\n"
-    assert found.output_bytes == len(bench.output)
+    assert found.output_bytes == len(output.read_all(bench.root / "log"))
+    assert TIMES.search(output.read_all(bench.root / "log"))
     assert [step.title for step in found.steps] == ["make deploy"]
 
 
@@ -412,7 +415,7 @@ def test_a_flood_keeps_head_and_tail_and_counts_the_middle(bench: Bench) -> None
     found = bench.run(recipe("@echo first; head -c 50000000 /dev/zero | tr '\\0' x; echo; echo last"))
     kept = bench.output
     assert found.status is DeployStatus.SUCCEEDED
-    assert found.output_bytes == 50_000_000 + len("==> make deploy\nfirst\n\nlast\n")
+    assert found.output_bytes == 50_000_000 + len("==> make deploy  (2026-11-20T00:00:00Z)\nfirst\n\nlast\n")
     assert kept.startswith("==> make deploy\nfirst\n")
     assert kept.endswith("\nlast\n")
     assert f"… {found.output_omitted_bytes} bytes left out …" in kept

@@ -126,7 +126,7 @@ def test_read_verbs_work_beside_the_daemon(world: World) -> None:
         assert "api" in world.product.run("plan").stdout
         daemon.wait_in_sync("api", world.app.head)
         following.join()
-        assert follow[0].startswith("==> make deploy\n")
+        assert follow[0].startswith("==> make deploy  (20")
         assert "started\n" in follow[0]
         assert world.product.run("why", "api").returncode == 0
 

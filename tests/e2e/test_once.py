@@ -397,7 +397,7 @@ def test_history_logs_and_diff(world: World) -> None:
     shown = world.product.run("history", "api").stdout
     assert re.search(r"api\.2 +failed .*exit_code: make deploy exited with 2", shown)
     assert "broken" in world.product.run("logs", "api").stdout
-    assert world.product.run("logs", "api.1", "-f").stdout.startswith("==> make deploy\n")
+    assert world.product.run("logs", "api.1", "-f").stdout.startswith("==> make deploy  (20")
     done = world.product.run("diff", "api")
     assert done.returncode == 1
     assert done.stdout.startswith(f"+ {second[:10]} ")
