@@ -66,14 +66,8 @@ def test_a_canary_is_nowhere(tmp_path: Path) -> None:
             (product.site / "good").write_text("")
             product.run("reconcile", "api")
             daemon.wait_in_sync("api", app.first)
-            for path in (
-                "/metrics",
-                "/api/v1/targets",
-                "/api/v1/sources",
-                "/api/v1/deploys/api.1",
-                "/api/v1/deploys/api.1/log",
-            ):
-                seen.append(daemon.get(path).encode())
+            pages = ("targets", "sources", "deploys/api.1", "deploys/api.1/log")
+            seen += [daemon.get(path).encode() for path in ("/metrics", *(f"/api/v1/{page}" for page in pages))]
             for process in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):
                     seen.append(process.read_bytes())
