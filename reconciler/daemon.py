@@ -126,11 +126,11 @@ class Daemon:
 
     # --- once ---------------------------------------------------------------------------------------------
 
-    async def run_once(self, *, start: bool = True) -> Snapshot:
+    async def run_once(self, *, start: bool = True, textfile: str | None = None) -> Snapshot:
         """Do one full pass: poll, deploy what differs (dependencies first), wait, and return what is then known.
 
-        With `start` false nothing is deployed: the dry run. Raises CannotTell where the config repository
-        cannot be read.
+        With `start` false nothing is deployed: the dry run. `textfile` is where the metrics go. Raises CannotTell
+        where the config repository cannot be read.
         """
         try:
             await self._begin()
@@ -141,7 +141,10 @@ class Daemon:
                 raise CannotTell(f"the config repository cannot be read: {source.reason}: {source.message}")
             await self._reconciler.load_config()
             await self.poller.settle()
-            return await self._pass_until_quiet(start=start)
+            snapshot = await self._pass_until_quiet(start=start)
+            if textfile is not None:
+                self._metrics.write_textfile(textfile)
+            return snapshot
         finally:
             await self._close()
 
@@ -264,6 +267,7 @@ class Daemon:
         while True:
             await asyncio.sleep(TICK_S)
             if clock.monotonic() - self._last_tick > LATE_TICK_S:
+                self._reporter.hear(Warned("scheduler.tick_lost", "the clock jumped, or the loop was busy"))
                 scheduler.modify_job("tick", next_run_time=clock.now())
 
     async def _passes(self) -> None:

@@ -30,18 +30,21 @@ _HEALTH_TIMEOUT_S = 5.0
 @click.option("--once", is_flag=True, help="Poll, deploy everything that differs, wait, print the table, exit.")
 @options.settings_flags
 @click.option("--listen", metavar="HOST:PORT", help="API, pages and metrics.  [default: 127.0.0.1:8080]")
-def run(*, once: bool, config_file: str | None, **flags: str | None) -> int:
+@click.option("--textfile", metavar="FILE", help="With --once: write the metrics there, for node_exporter.")
+def run(*, once: bool, textfile: str | None, config_file: str | None, **flags: str | None) -> int:
     """Poll and deploy, for ever or once.
 
     The first stop signal lets running deploys finish (drain_timeout), the second cancels them. With --once the
     exit code is 0 when all targets are in sync and 1 when not: for cron, CI and tests.
     """
+    if textfile is not None and not once:
+        raise click.UsageError("--textfile goes with --once; the daemon serves /metrics")
     settings = options.load_settings(config_file, **flags)
     logs.configure(settings.log)
     if not once:
         asyncio.run(_run(settings))
         return 0
-    snapshot = asyncio.run(_once(settings, start=True))
+    snapshot = asyncio.run(_once(settings, start=True, textfile=textfile))
     return _show(snapshot)
 
 
@@ -49,8 +52,8 @@ async def _run(settings: Settings) -> None:
     await Daemon(settings).run()
 
 
-async def _once(settings: Settings, *, start: bool) -> Snapshot:
-    return await Daemon(settings).run_once(start=start)
+async def _once(settings: Settings, *, start: bool, textfile: str | None = None) -> Snapshot:
+    return await Daemon(settings).run_once(start=start, textfile=textfile)
 
 
 @click.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from reconciler import __version__
 from reconciler.conditions import conditions
-from reconciler.events import DeployFinished, DeployStarted, Event, GitOperation, PollFinished
+from reconciler.events import DeployFinished, DeployStarted, Event, GitOperation, PassFailed, PollFinished, Warned
 from reconciler.lifecycle import FINAL
 from reconciler.model import DeployStatus, HoldReason, StartReason, WaitReason
 from reconciler.planning import rests
@@ -44,6 +44,7 @@ _LEAD_BUCKETS = (
 )
 _RESULTS = tuple(sorted(FINAL))
 _TRIGGERS = ("schedule", "startup", "config", "webhook", "api", "repair")
+_WARNINGS = ("lease.lost", "lease.not_renewed", "store.failed", "scheduler.tick_lost")
 _HELD_BY = (*HoldReason, *(reason for reason in WaitReason if reason is not WaitReason.IN_SYNC))
 
 
@@ -101,6 +102,10 @@ class Metrics:
             "reconciler_scheduler_heartbeat_timestamp_seconds", "When the scheduler last turned.", registry=registry
         )
         beat.set_function(heartbeat)
+        self.warnings = Counter("reconciler_warnings", "What the daemon complained of.", ["event"], registry=registry)
+        self.failed_passes = Counter("reconciler_passes_failed", "Passes that ended in an error.", registry=registry)
+        for event in _WARNINGS:
+            self.warnings.labels(event)
         for trigger in _TRIGGERS:
             self.triggers.labels(trigger)
         for operation in ("ls_remote", "fetch", "checkout"):
@@ -138,19 +143,33 @@ class Metrics:
                 self.triggers.labels(event.trigger).inc()
             case GitOperation(operation, duration_s):
                 self.git.labels(operation).observe(duration_s)
-            case DeployStarted(deploy, queued_s):
-                self.queue.observe(queued_s)
-                if deploy.cause is StartReason.RETRY:
-                    self.retries.labels(deploy.target).inc()
-                elif deploy.cause is StartReason.ROLLBACK:
-                    self.rollbacks.labels(deploy.target).inc()
-            case DeployFinished(deploy, outcome):
-                self.deploys.labels(deploy.target, outcome.status).inc()
-                self.duration.labels(deploy.target).observe(event.duration_s)
-                if event.lead_time_s is not None:
-                    self.lead_time.labels(deploy.target).observe(event.lead_time_s)
-                if event.restore_s is not None:
-                    self.restore.labels(deploy.target).observe(event.restore_s)
+            case Warned(name) if name in _WARNINGS:
+                self.warnings.labels(name).inc()
+            case PassFailed():
+                self.failed_passes.inc()
+            case DeployStarted() | DeployFinished():
+                self._count_deploy(event)
+
+    def _count_deploy(self, event: DeployStarted | DeployFinished) -> None:
+        target = event.deploy.target
+        if isinstance(event, DeployStarted):
+            self.queue.observe(event.queued_s)
+            if event.deploy.cause is StartReason.RETRY:
+                self.retries.labels(target).inc()
+            elif event.deploy.cause is StartReason.ROLLBACK:
+                self.rollbacks.labels(target).inc()
+            return
+        self.deploys.labels(target, event.outcome.status).inc()
+        self.duration.labels(target).observe(event.duration_s)
+        if event.lead_time_s is not None:
+            self.lead_time.labels(target).observe(event.lead_time_s)
+        if event.restore_s is not None:
+            self.restore.labels(target).observe(event.restore_s)
+
+    def write_textfile(self, path: str) -> None:
+        """Write the metrics where node_exporter's textfile collector reads them; beside, then renamed."""
+        self.declare()
+        write_to_textfile(path, self.registry)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type, as the scraper accepts them."""
