@@ -21,6 +21,7 @@ from reconciler.runner import cgroups
 from reconciler.spec import Step
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_SUPERVISOR_NAME = b"/runner/supervisor.py"
 LOCK = "lock"
 RESULT = "result.json"
 CHECKOUT = "checkout"
@@ -197,7 +198,8 @@ def _is_ours(pid: int, folder: Path) -> bool:
             pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             return False  # it has just ended; the next look tells
-        if bytes(_SUPERVISOR) in arguments:
+        # By its name and not by its path: the other daemon may be installed elsewhere.
+        if any(argument.endswith(_SUPERVISOR_NAME) for argument in arguments):
             return bytes(folder.absolute()) in arguments
     return True
 

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,6 +313,7 @@ def killed_daemon(bench: Bench, makefile: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", DAEMON, str(bench.root), bench.id, os.environ["PATH"], str(bench.cgroup or "")],
         stdout=subprocess.PIPE,
         text=True,
+        cwd=bench.root,  # not the source tree: what is imported is what is installed, or what PYTHONPATH says
     )
     deadline = time.monotonic() + 20
     while "up" not in bench.output and time.monotonic() < deadline:
@@ -385,10 +387,20 @@ def test_a_killed_supervisor_is_noticed_and_its_children_killed(bench: Bench) ->
     assert bench.survivors() == []
 
 
-def test_a_deploy_of_the_same_id_under_another_daemon_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("installed", ["in the same place", "elsewhere"])
+def test_a_deploy_of_the_same_id_under_another_daemon_is_left_alone(
+    bench: Bench, tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Bench(tmp_path / "other")
     other.id = bench.id
+    if installed == "elsewhere":
+        package = Path(deploys.__file__).parents[1]
+        shutil.copytree(package, tmp_path / "copy" / "reconciler")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "copy"))
     daemon = killed_daemon(other, TREE)
+    (supervisor,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    is_copy = str(tmp_path / "copy").encode() in Path(f"/proc/{supervisor}/cmdline").read_bytes()
+    assert is_copy is (installed == "elsewhere")
     assert deploys.recover(bench.folder, bench.id, 0).status is DeployStatus.ABANDONED
     assert other.survivors()
     end(daemon)

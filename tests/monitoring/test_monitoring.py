@@ -263,7 +263,8 @@ def test_values_are_those_of_the_history(
 def test_the_dead_source_and_the_stalled_target_alert(history: tuple[Product, Daemon, Prometheus]) -> None:
     failing = history[2].wait_for("reconciler_poll_consecutive_failures > 0")
     assert [sample["metric"]["repo"].endswith("/nowhere") for sample in failing] == [True]
-    alerting = history[2].wait_for('ALERTS{alertname="ReconcilerTargetStalled"}')
+    history[2].wait_for('count(ALERTS{alertname="ReconcilerTargetStalled"}) == 3')
+    alerting = history[2].query('ALERTS{alertname="ReconcilerTargetStalled"}')
     assert {sample["metric"]["target"] for sample in alerting} == {"bad", "rolled", "lost"}
 
 
