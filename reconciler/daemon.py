@@ -20,6 +20,7 @@ from apscheduler.triggers.base import BaseTrigger
 from reconciler import __version__, clock, waking
 from reconciler.config.settings import Settings
 from reconciler.deploying import Deployer
+from reconciler.doors import Doors
 from reconciler.errors import CannotTell, SettingsError
 from reconciler.events import DaemonStarted, DaemonStopping, Event, Listener, PassFailed, Warned
 from reconciler.git.asking import Asking
@@ -28,7 +29,7 @@ from reconciler.git.library import prepare
 from reconciler.git.refs import Refs
 from reconciler.model import Deploy
 from reconciler.polling import Poller
-from reconciler.reconcile import Reconciler, Tools, start_key
+from reconciler.reconcile import Reconciler, start_key
 from reconciler.report.logs import LogListener
 from reconciler.report.metrics import Metrics
 from reconciler.runner import output
@@ -95,24 +96,20 @@ class Daemon:
         self._last_prune = -PRUNE_EVERY_S  # at the first tick
         self._problem: str | None = None  # why passes fail
         self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
-        ask = Asking(self._workers.ask, WorkerFailed)
-        credentials = Credentials(settings.credentials)
-        self._refs = Refs(credentials, self._state.mirrors, settings.git_timeout_s, ask, self._git)
-        self.poller = Poller(
-            self._refs,
-            credentials,
-            self._state.mirrors,
-            settings.git_timeout_s,
-            ask,
-            self._git,
-            self._reporter,
-            lambda _url: self._wake.set(),
+        doors = Doors(
+            settings=settings,
+            state=self._state,
+            store=self._store,
+            db=self._db,
+            git=self._git,
+            ask=Asking(self._workers.ask, WorkerFailed),
+            credentials=Credentials(settings.credentials),
+            listener=self._reporter,
         )
-        self._deployer = Deployer(
-            settings, self._state, self._store, self._db, ask, self._reporter, self._wake.set, self.poller.repair
-        )
-        tools = Tools(settings, self._state, self._store, self._db, self._git, self._reporter)
-        self._reconciler = Reconciler(tools, self.poller, self._deployer)
+        self._refs = Refs(doors.credentials, self._state.mirrors, settings.git_timeout_s, doors.ask, self._git)
+        self.poller = Poller(doors, self._refs, lambda _url: self._wake.set())
+        self._deployer = Deployer(doors, self._wake.set, self.poller.repair)
+        self._reconciler = Reconciler(doors, self.poller, self._deployer)
         self._metrics = Metrics(lambda: self._reconciler.snapshot, self._heartbeat)
         self._reporter.listeners = [LogListener(), self._metrics]
         self._listener: web.Listener | None = None

@@ -16,11 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from reconciler import clock
-from reconciler.config.settings import Settings
+from reconciler.doors import Doors
 from reconciler.errors import LeaseLost, SourceError, SourceReason
-from reconciler.events import DeployFinished, DeployStarted, GitOperation, Listener, Warned
+from reconciler.events import DeployFinished, DeployStarted, GitOperation, Warned
 from reconciler.git import objects
-from reconciler.git.asking import Asking
 from reconciler.git.checkout import BadTree
 from reconciler.git.library import mirror_name
 from reconciler.model import (
@@ -40,8 +39,6 @@ from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import SecretMissing, masks, read_secrets
 from reconciler.spec import Target
-from reconciler.store import StateDir, Store
-from reconciler.threads import Thread
 
 LEASE_TTL_S = 60.0
 RENEW_EVERY_S = LEASE_TTL_S / 4
@@ -69,23 +66,13 @@ class _Live:
 class Deployer:
     """Runs deploys. `ended` is called after each one; `damaged` with the Source of a damaged mirror."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        state: StateDir,
-        store: Store,
-        db: Thread,
-        ask: Asking,
-        listener: Listener,
-        ended: Callable[[], None],
-        damaged: Callable[[str], None],
-    ) -> None:
-        self._settings = settings
-        self._state = state
-        self._store = store
-        self._db = db
-        self._ask = ask
-        self._listener = listener
+    def __init__(self, doors: Doors, ended: Callable[[], None], damaged: Callable[[str], None]) -> None:
+        self._settings = doors.settings
+        self._state = doors.state
+        self._store = doors.store
+        self._db = doors.db
+        self._ask = doors.ask
+        self._listener = doors.listener
         self._ended = ended
         self._damaged = damaged
         self._holder = f"{socket.gethostname()}:{os.getpid()}"

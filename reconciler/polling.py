@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 from reconciler import resolving, urls
+from reconciler.doors import Doors
 from reconciler.errors import SourceError, SourceReason
-from reconciler.events import GitOperation, Listener, PollFinished
-from reconciler.git.credentials import Credentials
+from reconciler.events import GitOperation, PollFinished
 from reconciler.git.library import mirror_name
 from reconciler.git.refs import Refs
 from reconciler.model import SourceState
@@ -30,9 +28,6 @@ from reconciler.text import short
 
 MAX_POLLS = 64  # at once
 MAX_POLLS_PER_HOST = 8  # so that one dead host cannot hold all of them
-
-Blocking = Callable[..., Awaitable[Any]]
-Ask = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
 
 
 @dataclass(slots=True)
@@ -52,24 +47,9 @@ class _Entry:
 class Poller:
     """Polls Sources when they are due and fetches what is new. `changed` is called after every poll."""
 
-    def __init__(
-        self,
-        refs: Refs,
-        credentials: Credentials,
-        mirrors: Path,
-        timeout_s: float,
-        ask: Ask,
-        blocking: Blocking,
-        listener: Listener,
-        changed: Callable[[str], None],
-    ) -> None:
+    def __init__(self, doors: Doors, refs: Refs, changed: Callable[[str], None]) -> None:
+        self._doors = doors
         self._refs = refs
-        self._credentials = credentials
-        self._mirrors = mirrors
-        self._timeout_s = timeout_s
-        self._ask = ask
-        self._blocking = blocking
-        self._listener = listener
         self._changed = changed
         self._entries: dict[str, _Entry] = {}
         self._slots = asyncio.Semaphore(MAX_POLLS)
@@ -96,7 +76,7 @@ class Poller:
                 entry.idle.set()
             asked_before = entry.missing
             if wanted.pins != entry.needs.pins or entry.due is None:
-                found = await self._blocking(resolving.missing_pins, self._mirrors, url, wanted.pins)
+                found = await self._doors.git(resolving.missing_pins, self._doors.state.mirrors, url, wanted.pins)
                 entry.missing = frozenset(found)
             is_new = bool(entry.missing - asked_before) or wanted.refs != entry.needs.refs
             entry.needs = wanted
@@ -200,8 +180,8 @@ class Poller:
         if needs.refs:
             began = time.monotonic()
             found = await self._refs.poll(url, sorted(needs.refs))
-            self._listener.hear(GitOperation("ls_remote", time.monotonic() - began))
-            known = await self._blocking(resolving.known_refs, self._mirrors, url, needs.refs)
+            self._doors.listener.hear(GitOperation("ls_remote", time.monotonic() - began))
+            known = await self._doors.git(resolving.known_refs, self._doors.state.mirrors, url, needs.refs)
             self._require_branches(url, needs, found)
             is_new = is_new or found != known
         if is_new:
@@ -223,17 +203,17 @@ class Poller:
             raise SourceError(SourceReason.NOT_FOUND, f"{url} has no branch {names}")
 
     async def _fetch(self, url: str, needs: Needs) -> frozenset[str]:
-        login = self._credentials.login(url)
+        login = self._doors.credentials.login(url)
         request = {
             "op": "fetch",
             "url": url,
-            "mirror": str(self._mirrors / mirror_name(url)),
+            "mirror": str(self._doors.state.mirrors / mirror_name(url)),
             "pins": sorted(needs.pins),
             "login": login.as_message() if login else None,
         }
         began = time.monotonic()
-        answer = await self._ask(request, self._timeout_s)
-        self._listener.hear(GitOperation("fetch", time.monotonic() - began))
+        answer = await self._doors.ask(request, self._doors.settings.git_timeout_s)
+        self._doors.listener.hear(GitOperation("fetch", time.monotonic() - began))
         return frozenset(answer["missing"])
 
     def _record(self, entry: _Entry, failure: SourceError | None, *, changed: bool, duration_s: float) -> None:
@@ -253,7 +233,7 @@ class Poller:
         )
         self._dirty.add(entry.state.url)
         result = "error" if failure else "changed" if changed else "unchanged"
-        self._listener.hear(
+        self._doors.listener.hear(
             PollFinished(
                 entry.state.url,
                 result,

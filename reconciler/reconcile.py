@@ -7,17 +7,17 @@ costs a pass and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import clock, resolving
 from reconciler.config.catalogue import Catalogue, merge
 from reconciler.config.deployments import ParsedFile, parse_file
 from reconciler.config.problems import Place, Problem
-from reconciler.config.settings import ConfigRepo, Settings
+from reconciler.config.settings import ConfigRepo
 from reconciler.deploying import Deployer
+from reconciler.doors import Doors
 from reconciler.errors import SourceError, SourceReason
-from reconciler.events import ConfigLoaded, ConfigRejected, Decided, Listener
+from reconciler.events import ConfigLoaded, ConfigRejected, Decided
 from reconciler.gathering import in_force, remembered
 from reconciler.git import objects
 from reconciler.git.library import mirror_name
@@ -26,21 +26,7 @@ from reconciler.planning import Plan
 from reconciler.polling import Poller
 from reconciler.snapshot import Snapshot
 from reconciler.spec import Target
-from reconciler.store import StateDir, Store
 from reconciler.text import short
-from reconciler.threads import Thread
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What a pass works with."""
-
-    settings: Settings
-    state: StateDir
-    store: Store
-    db: Thread
-    git: Thread
-    listener: Listener
 
 
 def start_key(target: Target, start: Start) -> tuple[str, bool]:
@@ -51,56 +37,56 @@ def start_key(target: Target, start: Start) -> tuple[str, bool]:
 class Reconciler:
     """Passes over all targets of one config repository."""
 
-    def __init__(self, tools: Tools, poller: Poller, deployer: Deployer) -> None:
-        self._tools = tools
+    def __init__(self, doors: Doors, poller: Poller, deployer: Deployer) -> None:
+        self._doors = doors
         self._poller = poller
         self._deployer = deployer
         self._parsed: dict[tuple[str, str], ParsedFile] = {}  # by file and blob: an unchanged file is not parsed again
         self._targets: dict[str, Target] = {}
         self._told: dict[str, tuple[str, str]] = {}
         self._rejected = ""
-        self.snapshot = Snapshot(now=clock.now(), plan=Plan(clock.now()), slots=tools.settings.max_concurrent_deploys)
+        self.snapshot = Snapshot(now=clock.now(), plan=Plan(clock.now()), slots=doors.settings.max_concurrent_deploys)
         self.loaded = False
 
     async def begin(self) -> None:
         """Take up what the store remembers, and end what a dead daemon left running."""
-        tools = self._tools
-        self._targets = in_force(await tools.db(tools.store.entries))
+        doors = self._doors
+        self._targets = in_force(await doors.db(doors.store.entries))
         await self._deployer.recover()
         await self._follow_sources()
 
     async def _follow_sources(self) -> None:
-        tools = self._tools
-        needs = resolving.needs(self._targets.values(), tools.settings.config_repo)
-        before = await tools.db(tools.store.sources)
+        doors = self._doors
+        needs = resolving.needs(self._targets.values(), doors.settings.config_repo)
+        before = await doors.db(doors.store.sources)
         await self._poller.follow(needs, before)
-        await tools.db(tools.store.save_sources, self._poller.take_dirty(), before.keys() - needs.keys())
+        await doors.db(doors.store.save_sources, self._poller.take_dirty(), before.keys() - needs.keys())
 
     # --- configuration ------------------------------------------------------------------------------------
 
     async def load_config(self) -> None:
         """Bring the config branch's newest commit into force, as far as it is good."""
-        tools, repo = self._tools, self._tools.settings.config_repo
+        doors, repo = self._doors, self._doors.settings.config_repo
         if repo is None:
             return
-        mirror = tools.state.mirrors / mirror_name(repo.url)
-        head = await tools.db(tools.store.config_head)
-        commit = await tools.git(objects.resolve, mirror, f"refs/heads/{repo.branch}")
+        mirror = doors.state.mirrors / mirror_name(repo.url)
+        head = await doors.db(doors.store.config_head)
+        commit = await doors.git(objects.resolve, mirror, f"refs/heads/{repo.branch}")
         if commit is None:
             return
         if self.loaded and commit in (head.commit if head else "", self._rejected):
             return
         try:
             await self._check_trust(repo, mirror, head, commit)
-            files = await tools.git(objects.config_files, mirror, commit, repo.path, frozenset(self._parsed))
+            files = await doors.git(objects.config_files, mirror, commit, repo.path, frozenset(self._parsed))
         except SourceError as error:
             self.loaded, self._rejected = True, commit
-            await tools.db(tools.store.reject_config, f"{short(commit)}: {error.message}", clock.now())
-            tools.listener.hear(ConfigRejected(commit, error.message))
+            await doors.db(doors.store.reject_config, f"{short(commit)}: {error.message}", clock.now())
+            doors.listener.hear(ConfigRejected(commit, error.message))
             return
         self._parsed, self._rejected = {(file.name, file.blob): self._parse(file) for file in files}, ""
-        catalogue = merge(await tools.db(tools.store.entries), self._parsed.values(), commit)
-        await tools.db(tools.store.save_catalogue, catalogue, commit, clock.now())
+        catalogue = merge(await doors.db(doors.store.entries), self._parsed.values(), commit)
+        await doors.db(doors.store.save_catalogue, catalogue, commit, clock.now())
         self.loaded = True
         self._targets = catalogue.targets
         await self._follow_sources()
@@ -114,7 +100,7 @@ class Reconciler:
         before = head.commit if head else ""
         if not repo.fast_forward_only or not before:
             return
-        if not await self._tools.git(objects.is_ancestor, mirror, before, commit):
+        if not await self._doors.git(objects.is_ancestor, mirror, before, commit):
             message = f"the branch was rewound or rewritten after {short(before)}, and fast_forward_only is set"
             raise SourceError(SourceReason.FORBIDDEN, message)
 
@@ -124,12 +110,12 @@ class Reconciler:
             return known
         if file.data is None:
             return ParsedFile(file.name, problems=(Problem(Place(file.name), "", file.problem),), fatal=True)
-        return parse_file(file.data, file.name, self._tools.settings.url_policy)
+        return parse_file(file.data, file.name, self._doors.settings.url_policy)
 
     def _tell_config(self, catalogue: Catalogue, commit: str, before: ConfigHead | None) -> None:
         problems = tuple(str(problem) for problem in catalogue.problems)
         if before is None or before.commit != commit or before.problems != problems:
-            self._tools.listener.hear(ConfigLoaded(commit, len(catalogue.targets), problems))
+            self._doors.listener.hear(ConfigLoaded(commit, len(catalogue.targets), problems))
 
     def sources_of(self, names: Iterable[str]) -> set[str]:
         """Return the Sources of targets."""
@@ -143,34 +129,34 @@ class Reconciler:
         With `start` false nothing is started (a dry run, or a daemon that drains); `skip`
         holds what was started in this run already: names, and whether it was a rollback.
         """
-        tools = self._tools
+        doors = self._doors
         await self.load_config()
-        records = await tools.db(tools.store.targets)
-        desired = await tools.git(self._resolve, self._poller.states)
+        records = await doors.db(doors.store.targets)
+        desired = await doors.git(self._resolve, self._poller.states)
         changed = {
             name: wanted for name, wanted in desired.items() if name not in records or records[name].desired != wanted
         }
         now = clock.now()
         if changed:
-            await tools.db(tools.store.save_desired, changed, now)
+            await doors.db(doors.store.save_desired, changed, now)
         dirty = self._poller.take_dirty()
         if dirty:
-            await tools.db(tools.store.save_sources, dirty)
+            await doors.db(doors.store.save_sources, dirty)
         await self._cancel(desired, records)
-        slots = tools.settings.max_concurrent_deploys
-        snapshot = await tools.db(remembered, tools.store, slots, now, self._poller.states)
+        slots = doors.settings.max_concurrent_deploys
+        snapshot = await doors.db(remembered, doors.store, slots, now, self._poller.states)
         self._tell_decisions(snapshot)
         self.snapshot = snapshot
         begun = [pair for pair in snapshot.plan.starts if start and start_key(*pair) not in skip]
         for target, decision in begun:
             await self._deployer.start(target, decision, snapshot.records[target.name])
         if begun:  # what is shown is what is true: these run now
-            self.snapshot = await tools.db(remembered, tools.store, slots, now, self._poller.states)
+            self.snapshot = await doors.db(remembered, doors.store, slots, now, self._poller.states)
             self._tell_decisions(self.snapshot)
         return snapshot
 
     def _resolve(self, sources: Mapping[str, SourceState]) -> dict[str, Desired]:
-        mirrors, secrets_dir = self._tools.state.mirrors, self._tools.settings.secrets_dir
+        mirrors, secrets_dir = self._doors.state.mirrors, self._doors.settings.secrets_dir
         return {
             name: resolving.resolve(mirrors, target, sources.get(target.source), secrets_dir)
             for name, target in self._targets.items()
@@ -192,5 +178,5 @@ class Reconciler:
         for name, planned in snapshot.plan.targets.items():
             told[name] = (planned.decision.kind, str(planned.decision.reason))
             if self._told.get(name) != told[name]:
-                self._tools.listener.hear(Decided(name, planned.decision, planned.rule.number))
+                self._doors.listener.hear(Decided(name, planned.decision, planned.rule.number))
         self._told = told
