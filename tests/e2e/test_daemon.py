@@ -12,23 +12,15 @@ from pathlib import Path
 
 import pytest
 from support.product import Product
-from support.repos import Application, Config, target, targets
+from support.repos import target, targets
 from support.servers import serving
+from support.world import World
 
 SLOW = (
-    '.PHONY: deploy\ndeploy:\n\techo started; sleep 30; echo "$(RECONCILER_COMMIT)" >> "$(SITE)/$(RECONCILER_TARGET)"\n'
-)
+    ".PHONY: deploy\ndeploy:\n\techo started; while ! test -e $(SITE)/go; do sleep 0.05; done; "
+    'echo "$(RECONCILER_COMMIT)" >> "$(SITE)/$(RECONCILER_TARGET)"\n'
+)  # goes on once the file exists
 FAIL = ".PHONY: deploy\ndeploy:\n\texit 3\n"
-
-
-class World:
-    def __init__(self, root: Path, settings: str = "") -> None:
-        self.app = Application(root / "git" / "app")
-        self.config = Config(root / "git" / "config")
-        self.product = Product(root, self.config.url, settings)
-
-    def pin(self, commit: str, **keys: str) -> str:
-        return self.config.pin(targets(target("api", self.app.url, commit, **keys)))
 
 
 @pytest.fixture
@@ -116,14 +108,15 @@ def test_a_newer_pin_cancels_where_that_is_asked_for(world: World) -> None:
 
 
 def test_read_verbs_work_beside_the_daemon(world: World) -> None:
-    world.pin(world.app.release(SLOW.replace("30", "1")))
+    world.pin(world.app.release(SLOW))
     with world.product.daemon() as daemon:
         daemon.wait_reason("api", "running")
         follow: list[str] = []
         following = threading.Thread(target=lambda: follow.append(world.product.run("logs", "api", "-f").stdout))
         following.start()
         assert world.product.status()["api"]["decision"]["reason"] == "running"
-        assert "api" in world.product.run("plan").stdout
+        assert world.product.run("plan").returncode == 1
+        (world.product.site / "go").write_text("")
         daemon.wait_in_sync("api", world.app.head)
         following.join()
         assert follow[0].startswith("==> make deploy  (20")
@@ -140,7 +133,7 @@ def test_a_second_daemon_is_refused(world: World) -> None:
 
 
 def test_a_killed_daemon_leaves_nothing_and_the_next_one_makes_up_for_it(world: World) -> None:
-    slow = world.app.release(SLOW.replace("sleep 30", "test -e $(SITE)/go || sleep 1000"))
+    slow = world.app.release(SLOW)
     world.pin(slow)
     with world.product.daemon() as daemon:
         daemon.wait_for(lambda: "started" in world.product.run("logs", "api").stdout, "the recipe to run")
@@ -157,10 +150,12 @@ def test_a_killed_daemon_leaves_nothing_and_the_next_one_makes_up_for_it(world: 
 
 
 def test_a_stop_waits_for_running_deploys(world: World) -> None:
-    world.pin(world.app.release(SLOW.replace("30", "1")))
+    world.pin(world.app.release(SLOW))
     with world.product.daemon() as daemon:
         daemon.wait_reason("api", "running")
         daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for(lambda: "daemon.stopping" in {line["event"] for line in world.product.log_lines()}, "the drain")
+        (world.product.site / "go").write_text("")
         assert daemon.process.wait(30) == 0
     assert world.product.history("api")[0]["status"] == "succeeded"
 

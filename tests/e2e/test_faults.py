@@ -12,18 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.needs import need, need_program
-from support.product import Daemon, Product
-from support.repos import Application, Config, target, targets
-
-
-class World:
-    def __init__(self, root: Path, settings: str = "") -> None:
-        self.app = Application(root / "app")
-        self.config = Config(root / "config")
-        self.product = Product(root, self.config.url, settings)
-
-    def pin(self, commit: str, **keys: str) -> str:
-        return self.config.pin(targets(target("api", self.app.url, commit, **keys)))
+from support.product import Daemon
+from support.world import World
 
 
 @pytest.fixture

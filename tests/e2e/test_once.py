@@ -11,24 +11,10 @@ from pathlib import Path
 
 import pytest
 from support.product import Product
-from support.repos import Application, Config, git, target, targets
+from support.repos import git, target, targets
+from support.world import World
 
 FAIL = ".PHONY: deploy\ndeploy:\n\t@echo broken; exit 3\n"
-
-
-class World:
-    """An application, a config repository and the product."""
-
-    def __init__(self, root: Path, settings: str = "") -> None:
-        self.app = Application(root / "app")
-        self.config = Config(root / "config")
-        self.product = Product(root, self.config.url, settings)
-
-    def pin(self, commit: str, **keys: str) -> str:
-        return self.config.pin(targets(target("api", self.app.url, commit, **keys)))
-
-    def pin_both(self, commit: str) -> str:
-        return self.config.pin(targets(*(target(name, self.app.url, commit) for name in ("api", "web"))))
 
 
 @pytest.fixture

@@ -5,31 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.product import Product
-from support.repos import Application, Config, target, targets
+from support.world import World
 
 SLOW = '.PHONY: deploy\ndeploy:\n\t@echo "$(LEVEL)" >> "$(SITE)/api"; test -z "$(SLOW)" || sleep 1000\n'
 
 
-class World:
+class Deep(World):
+    """A world so deep that the socket's path is too long for the kernel."""
+
     def __init__(self, root: Path) -> None:
         deep = root / ("d" * 60) / ("e" * 60)
-        deep.mkdir(parents=True)  # the socket's path would be too long for the kernel
-        self.app = Application(root / "app", SLOW)
-        self.config = Config(root / "config")
-        self.product = Product(deep, self.config.url)
+        deep.mkdir(parents=True)
+        super().__init__(deep, makefile=SLOW)
 
-    def pin(self, **keys: str) -> str:
-        return self.config.pin(targets(target("api", self.app.url, self.app.first, **keys)))
+    def pin_first(self, **keys: str) -> str:
+        return self.pin(self.app.first, **keys)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Deep:
+    return Deep(tmp_path)
 
 
-def test_a_request_deploys_again_once_with_its_variables(world: World) -> None:
-    world.pin(env="{LEVEL: one}")
+def test_a_request_deploys_again_once_with_its_variables(world: Deep) -> None:
+    world.pin_first(env="{LEVEL: one}")
     with world.product.daemon() as daemon:
         daemon.wait_in_sync("api", world.app.first)
         done = world.product.run("reconcile", "api", "--env", "LEVEL=two")
@@ -42,8 +41,8 @@ def test_a_request_deploys_again_once_with_its_variables(world: World) -> None:
     assert history[1]["requested_by"]
 
 
-def test_a_request_without_a_daemon_waits_for_the_next_run(world: World) -> None:
-    world.pin()
+def test_a_request_without_a_daemon_waits_for_the_next_run(world: Deep) -> None:
+    world.pin_first()
     world.product.once()
     assert "the next one will act on it" in world.product.run("reconcile", "api").stdout
     world.product.once()
@@ -51,8 +50,8 @@ def test_a_request_without_a_daemon_waits_for_the_next_run(world: World) -> None
     assert len(world.product.history("api")) == 2
 
 
-def test_a_window_holds_a_request_unless_it_says_now(world: World) -> None:
-    world.pin(windows='["Mon 00:00-00:01 Pacific/Kiritimati"]')
+def test_a_window_holds_a_request_unless_it_says_now(world: Deep) -> None:
+    world.pin_first(windows='["Mon 00:00-00:01 Pacific/Kiritimati"]')
     world.product.once()
     world.product.run("reconcile", "api")
     assert world.product.once() == 1
@@ -61,8 +60,8 @@ def test_a_window_holds_a_request_unless_it_says_now(world: World) -> None:
     assert world.product.once() == 0
 
 
-def test_a_cancelled_deploy_ends_and_the_newest_pin_follows(world: World) -> None:
-    world.pin(env="{SLOW: yes}", retry="{backoff: 1h}")
+def test_a_cancelled_deploy_ends_and_the_newest_pin_follows(world: Deep) -> None:
+    world.pin_first(env="{SLOW: yes}", retry="{backoff: 1h}")
     with world.product.daemon() as daemon:
         daemon.wait_for(lambda: world.product.run("logs", "api").returncode == 0, "a deploy")
         daemon.wait_reason("api", "running")
@@ -70,19 +69,19 @@ def test_a_cancelled_deploy_ends_and_the_newest_pin_follows(world: World) -> Non
         daemon.wait_reason("api", "backoff")
         (deploy,) = world.product.history("api")
         assert (deploy["status"], deploy["reason"]) == ("cancelled", "cancelled")
-        world.pin(env="{LEVEL: next}")
+        world.pin_first(env="{LEVEL: next}")
         daemon.wait_in_sync("api", world.app.first)
         done = world.product.run("cancel", "api")
         assert done.returncode == 2
         assert "no deploy of api is running" in done.stderr
 
 
-def test_suspend_and_resume(world: World) -> None:
-    world.pin()
+def test_suspend_and_resume(world: Deep) -> None:
+    world.pin_first()
     world.product.once()
     done = world.product.run("suspend", "api", "--reason", "freeze", "--until", "2h")
     assert done.stdout.startswith("suspended: api until 20")
-    world.pin(env="{LEVEL: two}")
+    world.pin_first(env="{LEVEL: two}")
     with world.product.daemon() as daemon:
         daemon.wait_reason("api", "suspended")
         assert "freeze" in daemon.target("api")["decision"]["message"]
@@ -91,11 +90,11 @@ def test_suspend_and_resume(world: World) -> None:
         daemon.wait_in_sync("api", world.app.first)
 
 
-def test_a_suspension_ends_by_itself(world: World) -> None:
-    world.pin()
+def test_a_suspension_ends_by_itself(world: Deep) -> None:
+    world.pin_first()
     world.product.once()
     world.product.run("suspend", "api", "--reason", "short", "--until", "3s")
-    world.pin(env="{LEVEL: two}")
+    world.pin_first(env="{LEVEL: two}")
     with world.product.daemon() as daemon:
         daemon.wait_in_sync("api", world.app.first)
         daemon.wait_for(lambda: len(world.product.history("api")) == 2, "the end of the suspension")
@@ -111,8 +110,8 @@ def test_a_suspension_ends_by_itself(world: World) -> None:
         (("suspend", "api", "--reason", "x", "--until", "soon"), "expected 2h"),
     ],
 )
-def test_a_wish_that_cannot_be(world: World, arguments: tuple[str, ...], complaint: str) -> None:
-    world.pin()
+def test_a_wish_that_cannot_be(world: Deep, arguments: tuple[str, ...], complaint: str) -> None:
+    world.pin_first()
     world.product.once()
     done = world.product.run(*arguments)
     assert done.returncode == 2
