@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from reconciler.events import DaemonStarted, DaemonStopping, Event, Listener, Pa
 from reconciler.git.asking import Asking
 from reconciler.git.credentials import Credentials
 from reconciler.git.library import prepare
+from reconciler.git.mirror import remove_unneeded
 from reconciler.git.refs import Refs
 from reconciler.model import Deploy
 from reconciler.polling import Poller
@@ -43,6 +45,7 @@ TICK_S = 1.0
 LATE_TICK_S = 2.5  # a tick that is so late was lost to a change of the wall clock
 DEAD_LOOP_S = 30.0  # /healthz fails when no tick came for so long
 PRUNE_EVERY_S = 3_600.0
+SAVE_SOURCES_EVERY_S = 30.0  # unchanged polls are written together: a restart may forget so much of them
 MAX_PASS_BACKOFF_S = 15.0
 GIT_WORKERS = 4
 
@@ -94,6 +97,7 @@ class Daemon:
         self._last_tick = clock.monotonic()
         self._last_tick_at = clock.now()
         self._last_prune = -PRUNE_EVERY_S  # at the first tick
+        self._last_save = clock.monotonic()
         self._problem: str | None = None  # why passes fail
         self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
         doors = Doors(
@@ -110,13 +114,17 @@ class Daemon:
         self.poller = Poller(doors, self._refs, lambda _url: self._wake.set())
         self._deployer = Deployer(doors, self._wake.set, self.poller.repair)
         self._reconciler = Reconciler(doors, self.poller, self._deployer)
-        self._metrics = Metrics(lambda: self._reconciler.snapshot, self._heartbeat)
+        self._metrics = Metrics(self._snapshot, self._heartbeat)
         self._reporter.listeners = [LogListener(), self._metrics]
         self._listener: web.Listener | None = None
 
     def hear_also(self, listener: Listener) -> None:
         """Let one more listener hear events."""
         self._reporter.listeners.append(listener)
+
+    def _snapshot(self) -> Snapshot:
+        """Return what the last pass knew, with what polls have found out since."""
+        return replace(self._reconciler.snapshot, sources=self.poller.states)
 
     def _heartbeat(self) -> float:
         return self._last_tick_at.timestamp()
@@ -218,7 +226,7 @@ class Daemon:
 
     async def _listen(self) -> None:
         face = web.Face(
-            snapshot=lambda: self._reconciler.snapshot,
+            snapshot=self._snapshot,
             metrics=self._metrics.render,
             alive=self._why_not_alive,
             ready=self._why_not_ready,
@@ -255,9 +263,14 @@ class Daemon:
         """Turn the scheduler: the one job that APScheduler has."""
         self._last_tick, self._last_tick_at = clock.monotonic(), clock.now()
         self.poller.tick()
+        if self._last_tick - self._last_save > SAVE_SOURCES_EVERY_S:
+            self._last_save = self._last_tick
+            await self._db(self._store.save_sources, self.poller.take_dirty())
         if self._last_tick - self._last_prune > PRUNE_EVERY_S:
             self._last_prune = self._last_tick
             await self._deployer.prune()
+            if not self._deployer.running:  # a checkout borrows objects from its mirror
+                await asyncio.to_thread(remove_unneeded, self._state.mirrors, self.poller.states)
 
     async def _watch(self, scheduler: Any) -> None:
         """Bring back a tick that a jump of the wall clock took away: APScheduler sleeps until a wall time."""

@@ -54,6 +54,7 @@ class _Live:
     deploy: Deploy
     target: Target
     lease_end: float  # on the clock that counts sleep
+    wanted: Version | None  # what was desired when it began; a rollback brings out another version
     task: asyncio.Task[None] | None = None
     running: RunningDeploy | None = None
     stop: tuple[OutcomeReason, str] | None = None
@@ -83,10 +84,10 @@ class Deployer:
         """How many deploys live."""
         return len(self._live)
 
-    def version_of(self, target: str) -> Version | None:
-        """Return the version that is being deployed to a target now."""
+    def wanted_by(self, target: str) -> Version | None:
+        """Return what was desired of a target when its running deploy began; None where none runs."""
         live = self._live.get(target)
-        return live.deploy.version if live else None
+        return live.wanted if live else None
 
     async def start(self, target: Target, start: Start, record: TargetRecord) -> bool:
         """Claim the target and begin; return False where somebody else has it."""
@@ -99,7 +100,7 @@ class Deployer:
         if claimed is None:
             return False
         lease, deploy = claimed
-        live = _Live(deploy, target, claimed_at + FENCE_AFTER_S)
+        live = _Live(deploy, target, claimed_at + FENCE_AFTER_S, record.desired.version)
         self._live[target.name] = live
         since = record.desired_since if start.reason is StartReason.NEW_VERSION else None
         queued = (deploy.created_at - since).total_seconds() if since else 0.0

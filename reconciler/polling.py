@@ -45,7 +45,7 @@ class _Entry:
 
 
 class Poller:
-    """Polls Sources when they are due and fetches what is new. `changed` is called after every poll."""
+    """Polls Sources when they are due and fetches what is new. `changed` hears of every poll that tells something."""
 
     def __init__(self, doors: Doors, refs: Refs, changed: Callable[[str], None]) -> None:
         self._doors = doors
@@ -163,6 +163,9 @@ class Poller:
                     changed = await self._poll(url, entry)
                 except SourceError as error:
                     failure = error
+                except Exception as error:  # noqa: BLE001 - the one boundary where an error becomes a failure
+                    failure = SourceError(SourceReason.PROTOCOL_ERROR, f"{url}: {error!r}")
+                was_failing = entry.state.reason is not None
                 self._record(entry, failure, changed=changed, duration_s=time.monotonic() - began)
         finally:
             entry.task = None
@@ -171,7 +174,8 @@ class Poller:
                 self._make_due(entry, again)
             else:
                 entry.idle.set()
-        self._changed(url)
+        if changed or failure is not None or was_failing:
+            self._changed(url)
 
     async def _poll(self, url: str, entry: _Entry) -> bool:
         """Ask for refs, fetch where something is new; return whether something was. Raises SourceError."""

@@ -169,7 +169,7 @@ class Reconciler:
             if live is not None and live.cancelled_by is not None:
                 await self._deployer.cancel(name, OutcomeReason.CANCELLED, f"cancelled by {live.cancelled_by}")
         for name, target in self._targets.items():
-            version, wanted = self._deployer.version_of(name), desired[name].version
+            version, wanted = self._deployer.wanted_by(name), desired[name].version
             if target.on_change == "cancel" and version is not None and wanted is not None and version != wanted:
                 await self._deployer.cancel(name, OutcomeReason.OBSOLETE, "a newer version is wanted")
 

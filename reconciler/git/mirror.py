@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from pygit2.enums import CredentialType, FetchPrune
 from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git.credentials import covers
+from reconciler.git.library import mirror_name
 
 REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+SCRATCH = "scratch.git"  # an empty repository, to ask servers from
 PIN_REFS = "refs/reconciler/pins/"
 MIN_FREE_BYTES = 64 * 1024 * 1024
 
@@ -167,6 +169,16 @@ def discard(mirror: Path) -> None:
     if mirror.exists():
         mirror.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_unneeded(mirrors: Path, urls: Iterable[str]) -> None:
+    """Remove the mirrors of Sources that nothing names any more."""
+    needed = {SCRATCH, *(mirror_name(url) for url in urls)}
+    for mirror in mirrors.glob("*.git"):
+        if mirror.name not in needed:
+            with locked(mirror):
+                discard(mirror)
+            mirror.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def remove_leftovers(mirror: Path) -> None:

@@ -20,6 +20,7 @@ from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git import objects, pktline
 from reconciler.git.credentials import Credentials, Login
+from reconciler.git.mirror import SCRATCH
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _HEADERS = {"Git-Protocol": "version=2", "User-Agent": "git/reconciler", "Accept-Encoding": "identity"}
@@ -84,7 +85,7 @@ class Refs:
             "url": url,
             "prefixes": list(wanted),
             "login": login.as_message() if login else None,
-            "mirror": str(self._mirrors / "scratch.git"),
+            "mirror": str(self._mirrors / SCRATCH),
         }
         answer = await self._ask(request, self._timeout_s)
         found: dict[str, str] = answer["refs"]

@@ -327,6 +327,15 @@ def test_a_damaged_mirror_is_made_anew(repo: Repo, bare: Path, damage: str) -> N
     assert objects.has_commit(bare, new)
 
 
+def test_only_the_mirrors_of_needed_sources_stay(repo: Repo, tmp_path: Path) -> None:
+    mirrors = tmp_path / "mirrors"
+    kept = mirrors / library.mirror_name(repo.url)
+    mirror.fetch(repo.url, kept, [], None)
+    mirror.fetch(repo.url, mirrors / library.mirror_name("https://h/old"), [], None)
+    mirror.remove_unneeded(mirrors, [repo.url])
+    assert [path.name for path in mirrors.glob("*.git")] == [kept.name]
+
+
 def test_a_full_disk_is_said_before_it_is_full(repo: Repo, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "MIN_FREE_BYTES", 1 << 60)
     error = failing(lambda: mirror.fetch(repo.url, bare, [], None))

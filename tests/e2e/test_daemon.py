@@ -107,6 +107,25 @@ def test_a_newer_pin_cancels_where_that_is_asked_for(world: World) -> None:
     ]
 
 
+def test_a_rollback_is_not_cancelled_for_being_another_version(world: World) -> None:
+    good, broken, gate = world.app.release(SLOW), world.app.release(FAIL), world.product.site / "go"
+    gate.write_text("")
+    world.pin(good, on_change="cancel")
+    with world.product.daemon() as daemon:
+        daemon.wait_in_sync("api", good)
+        gate.unlink()
+        world.pin(broken, on_failure="rollback", on_change="cancel", retry="{limit: 0}")
+        daemon.wait_for(lambda: len(world.product.history("api")) == 3, "the rollback")
+        assert world.product.run("resume", "api").returncode == 0  # wakes a pass while it runs
+        gate.write_text("")
+        daemon.wait_reason("api", "rolled_back")
+    assert [(deploy["cause"], deploy["status"]) for deploy in world.product.history("api")] == [
+        ("new_version", "succeeded"),
+        ("new_version", "failed"),
+        ("rollback", "succeeded"),
+    ]
+
+
 def test_read_verbs_work_beside_the_daemon(world: World) -> None:
     world.pin(world.app.release(SLOW))
     with world.product.daemon() as daemon:
