@@ -82,6 +82,12 @@ def parse_prefix(text: str) -> RepoUrl:
     return replace(parse(text.rstrip("/") + "/x"), path="/")
 
 
+def covers(prefix: str, url: str) -> bool:
+    """Whether `url` lies at or below `prefix`, compared by whole path segments."""
+    base = prefix.rstrip("/")
+    return url == base or url.startswith(base + "/")
+
+
 def refusal(url: RepoUrl, *, allow_local: bool, allow_http: bool) -> str | None:
     """Return why the settings do not allow this URL, or None where they do."""
     if url.is_local and not allow_local:

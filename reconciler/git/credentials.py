@@ -47,15 +47,9 @@ class Credentials:
     def login(self, url: str) -> Login | None:
         """Return the login for a Source's URL, the longest prefix first; raise SourceError if a file is gone."""
         for prefix, credential in self._prefixes:
-            if covers(prefix, url):
+            if urls.covers(prefix, url):
                 return _login(prefix, credential)
         return None
-
-
-def covers(prefix: str, url: str) -> bool:
-    """Whether `url` lies at or below `prefix`, compared by whole path segments."""
-    base = prefix.rstrip("/")
-    return url == base or url.startswith(base + "/")
 
 
 def _login(prefix: str, credential: Credential) -> Login:

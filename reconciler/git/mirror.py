@@ -20,7 +20,6 @@ from pygit2.enums import CredentialType, FetchPrune
 
 from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
-from reconciler.git.credentials import covers
 from reconciler.git.library import mirror_name
 
 REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
@@ -47,7 +46,7 @@ class Callbacks(pygit2.RemoteCallbacks):
             raise SourceError(refused, f"{self._url} asks for credentials; the settings have none for it")
         if self._asked:
             raise SourceError(refused, f"{self._url} refused the credential for {login['prefix']}")
-        if not covers(login["prefix"], url.rstrip("/")):
+        if not urls.covers(login["prefix"], url.rstrip("/")):
             raise SourceError(SourceReason.REDIRECTED, f"{self._url} led to another place that asks for credentials")
         self._asked = True
         if allowed_types & CredentialType.USERPASS_PLAINTEXT and login["password"] is not None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.urls import parse, parse_prefix, refusal
+from reconciler.urls import covers, parse, parse_prefix, refusal
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,19 @@ def test_any_text_is_a_url_or_an_error(text: str) -> None:
 def test_what_the_settings_refuse(text: str, settings: dict[str, bool], refused: bool) -> None:
     policy = {"allow_local": False, "allow_http": False, **settings}
     assert (refusal(parse(text), **policy) is not None) is refused
+
+
+@pytest.mark.parametrize(
+    ("prefix", "url", "expected"),
+    [
+        ("https://h/acme", "https://h/acme/api.git", True),
+        ("https://h/acme/", "https://h/acme/api.git", True),
+        ("https://h", "https://h/acme", True),
+        ("https://h/acme", "https://h/acme", True),
+        ("https://h/acme", "https://h/acme-evil/api.git", False),
+        ("https://h", "https://h.evil/acme", False),
+        ("https://h/acme", "http://h/acme/x", False),
+    ],
+)
+def test_a_prefix_ends_at_a_segment(prefix: str, url: str, expected: bool) -> None:
+    assert covers(prefix, url) is expected

@@ -17,7 +17,7 @@ from reconciler.config.settings import Credential
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git import checkout, library, mirror, objects, pktline
 from reconciler.git.asking import Asking
-from reconciler.git.credentials import Credentials, covers
+from reconciler.git.credentials import Credentials
 from reconciler.git.refs import Refs
 from reconciler.git.worker import handle
 from reconciler.runner.workers import WorkerFailed, WorkerPool
@@ -230,22 +230,6 @@ def test_a_missing_password_file_says_so(tmp_path: Path, server: GitServer) -> N
     error = failing(lambda: poll(tmp_path, f"{server.url}/app/.git", ["refs/heads/main"], credentials))
     assert error.reason is SourceReason.AUTHENTICATION_FAILED
     assert "password cannot be read: No such file" in error.message
-
-
-@pytest.mark.parametrize(
-    ("prefix", "url", "expected"),
-    [
-        ("https://h/acme", "https://h/acme/api.git", True),
-        ("https://h/acme/", "https://h/acme/api.git", True),
-        ("https://h", "https://h/acme", True),
-        ("https://h/acme", "https://h/acme", True),
-        ("https://h/acme", "https://h/acme-evil/api.git", False),
-        ("https://h", "https://h.evil/acme", False),
-        ("https://h/acme", "http://h/acme/x", False),
-    ],
-)
-def test_a_prefix_ends_at_a_segment(prefix: str, url: str, expected: bool) -> None:
-    assert covers(prefix, url) is expected
 
 
 # --- fetching ---------------------------------------------------------------------------------------------

@@ -115,21 +115,30 @@ def test_a_kill_at_any_point_is_survived(world: World, part: int) -> None:
         world.survive([point])
 
 
+def _chance() -> random.Random:
+    """Return dice that SEED replays."""
+    seed = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"replay with SEED={seed}")  # noqa: T201 - the report of a failure holds it
+    return random.Random(seed)
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(8))
 def test_a_kill_at_any_pair_of_points_is_survived(world: World, part: int) -> None:
+    """All ordered pairs; PAIRS=n tries n of them, drawn with SEED."""
     total = len(world.survive([]))
     pairs = [(one, two) for one in range(1, total + 1) for two in range(1, total + 1)]
-    for pair in pairs[part::8]:
+    chosen = _chance().sample(pairs, min(len(pairs), int(os.environ.get("PAIRS", len(pairs)))))
+    for pair in chosen[part::8]:
         world.survive(pair)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(8))
 def test_kills_at_random_triples_are_survived(world: World, part: int) -> None:
-    seed = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"replay with SEED={seed}")  # noqa: T201 - the report of a failure holds it
-    chance = random.Random(seed + part)
+    """TRIPLES=n changes how many."""
+    chance = _chance()
     total = len(world.survive([]))
-    for _ in range(int(os.environ.get("TRIPLES", "400")) // 8):
-        world.survive([chance.randint(1, total) for _ in range(3)])
+    triples = [[chance.randint(1, total) for _ in range(3)] for _ in range(int(os.environ.get("TRIPLES", "400")))]
+    for triple in triples[part::8]:
+        world.survive(triple)
