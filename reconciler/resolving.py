@@ -41,6 +41,8 @@ def not_acted_on(target: Target) -> list[str]:
     lines = [f"{key} is not acted on yet: {NOT_ACTED_ON[key]}" for key in used]
     if target.follow and target.follow.write:
         lines.append("follow.write is not acted on yet: no pin is committed")
+    if target.follow and target.follow.semver:
+        lines.append("follow.semver is not acted on yet: no tag is compared with the range")
     return lines
 
 

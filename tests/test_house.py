@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ def test_every_reason_is_explained() -> None:
     page = (ROOT / "docs" / "reasons.md").read_text()
     for reason in (*WaitReason, *HoldReason, *OutcomeReason, *SourceReason):
         assert f"| `{reason}` |" in page, reason
+
+
+def test_the_page_of_deployments_is_the_generated_one_and_its_example_is_valid() -> None:
+    script = (
+        "import sys; sys.path.insert(0, 'tools'); import deployments_page; sys.stdout.write(deployments_page.text())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    page = (ROOT / "docs" / "deployments.md").read_text()
+    assert done.stdout == page, "run tools/deployments_page.py"
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    assert not check([parse_file(example.encode(), "example.yaml", UrlPolicy())]).problems
 
 
 def test_every_setting_is_explained() -> None:
