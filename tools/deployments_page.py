@@ -54,8 +54,8 @@ A bad entry keeps its last good version in force, and touches no other. An entry
 undeployed; when more than half of at least four vanish in one commit, they stay until another commit confirms it.
 
 Accepted and not acted on yet, as `reconciler plan` says where they are used: `observe`, `submodules`,
-`redeploy_on_secret_change`, `follow.write`, `follow.semver`. Without a pin `follow.semver` holds its target, and so does
-`signed_by`: what cannot be resolved or checked is not deployed.
+`redeploy_on_secret_change`, `follow.write`, `follow.semver`. Without a pin `follow.semver` holds its target, and so
+does `signed_by`: what cannot be resolved or checked is not deployed.
 """
 SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("A target", "", Target),

@@ -32,7 +32,7 @@ def status(*, target: str | None, config_file: str | None, output: str, **flags:
     The exit code is 0 when all targets (or the one named) are in sync and 1 when not.
     """
     settings = options.load_settings(config_file, **flags)
-    with options.open_state(settings) as (_, store):
+    with options.open_state(settings) as (state, store):
         snapshot = options.take_snapshot(store, settings)
         if target is not None:
             options.require_target(snapshot, target)
@@ -41,7 +41,10 @@ def status(*, target: str | None, config_file: str | None, output: str, **flags:
     if output in ("table", "wide") and snapshot.head and target is None:
         for problem in snapshot.head.problems:
             click.echo(problem, err=True)
-    return 0 if all(views.in_sync(view) for view in data["targets"]) else 1
+    good = all(views.in_sync(view) for view in data["targets"])
+    if not good and output in ("table", "wide") and not state.is_locked():
+        click.echo(f"note: no daemon runs on {state.path}; this is what the last one knew", err=True)
+    return 0 if good else 1
 
 
 @click.command()

@@ -352,6 +352,14 @@ def test_status_in_every_form(world: World) -> None:
     assert world.product.run("status", "api").returncode == 0
 
 
+def test_status_says_when_nobody_acts(world: World) -> None:
+    world.pin(world.app.release(FAIL))
+    world.product.once()
+    assert "no daemon runs on" in world.product.run("status").stderr
+    with world.product.daemon():
+        assert "no daemon runs on" not in world.product.run("status").stderr
+
+
 def test_plan_says_what_would_happen_and_does_nothing(world: World) -> None:
     world.pin(world.app.first, observe="{make: version}")
     done = world.product.run("plan")
