@@ -116,7 +116,7 @@ def init(directory: str) -> None:
 
 @click.command()
 def version() -> None:
-    """Print the versions of everything that matters in a bug report."""
+    """Print the versions that a bug report needs."""
     click.echo(f"reconciler {__version__}")
     click.echo(f"python {platform.python_version()}")
     for name, found in versions().items():
@@ -126,7 +126,10 @@ def version() -> None:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell; source it, or put it where the shell looks."""
+    """Print the completion script of a shell.
+
+    Source it, or put it where the shell looks.
+    """
     from reconciler.cli import cli  # noqa: PLC0415 - the group knows its verbs, this one among them
 
     found = get_completion_class(shell)

@@ -27,7 +27,7 @@ DEFAULT_HISTORY = 20
 @options.settings_flags
 @click.option("-o", "--output", type=options.OUTPUTS, default="table", help="How to print it.")
 def status(*, target: str | None, config_file: str | None, output: str, **flags: str | None) -> int:
-    """Show what is desired, what is deployed, and why nothing or something happens.
+    """Show what is desired, what is deployed, and why.
 
     The exit code is 0 when all targets (or the one named) are in sync and 1 when not.
     """
@@ -51,7 +51,10 @@ def status(*, target: str | None, config_file: str | None, output: str, **flags:
 @click.argument("target")
 @options.settings_flags
 def why(*, target: str, config_file: str | None, **flags: str | None) -> int:
-    """Explain the decision for a target: the rule that matched, and what would change it."""
+    """Explain the decision for a target.
+
+    Names the rule that matched, and what would change it.
+    """
     settings = options.load_settings(config_file, **flags)
     with options.open_state(settings) as (_, store):
         snapshot = options.take_snapshot(store, settings)
@@ -112,7 +115,10 @@ def history(*, target: str, limit: int, config_file: str | None, output: str, **
 @click.option("-f", "--follow", is_flag=True, help="Go on until the deploy ends.")
 @click.option("--raw", is_flag=True, help="Do not escape control characters.")
 def logs(*, target_or_deploy: str, follow: bool, raw: bool, config_file: str | None, **flags: str | None) -> int:
-    """Print what the steps of a deploy printed; of a target, its newest deploy."""
+    """Print what the steps of a deploy printed.
+
+    Of a target it is the newest deploy.
+    """
     settings = options.load_settings(config_file, **flags)
     with options.open_state(settings) as (state, store):
         deploy = _find_deploy(store, target_or_deploy)
@@ -150,7 +156,7 @@ def _print_output(state: StateDir, deploy: Deploy, offset: int, *, raw: bool) ->
 @click.argument("target")
 @options.settings_flags
 def diff(*, target: str, config_file: str | None, **flags: str | None) -> int:
-    """List the commits between what is deployed and what is desired.
+    """List the commits between deployed and desired.
 
     The exit code is 0 when both are the same commit and 1 when they differ.
     """

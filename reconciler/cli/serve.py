@@ -111,7 +111,7 @@ async def _with_progress(work: Callable[[], Awaitable[T]], words: str) -> T:
 @options.settings_flags
 @click.option("--listen", metavar="HOST:PORT", help="Where the daemon listens.  [default: 127.0.0.1:8080]")
 def healthcheck(*, config_file: str | None, **flags: str | None) -> int:
-    """Ask a running daemon on this machine whether its loop turns; for containers."""
+    """Ask the daemon on this machine whether its loop turns."""
     host, port = options.load_settings(config_file, **flags).listen_address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked, not listened on
     shown = f"[{host}]" if ":" in host else host

@@ -44,7 +44,10 @@ def _told(state: StateDir, targets: Sequence[str], words: str) -> None:
 def reconcile(
     *, targets: tuple[str, ...], variables: tuple[str, ...], now: bool, config_file: str | None, **flags: str | None
 ) -> int:
-    """Poll the targets' sources now, and deploy each target once, even where it is in sync or stalled."""
+    """Poll now, and deploy targets once more.
+
+    Each is deployed once at its desired version, even where it is in sync or stalled.
+    """
     env = _environment(variables)
     settings = options.load_settings(config_file, **flags)
     with options.open_state(settings) as (state, store):
@@ -92,7 +95,10 @@ def cancel(*, target: str, config_file: str | None, **flags: str | None) -> int:
 @click.option("--reason", required=True, help="Why; shown wherever the target is.")
 @click.option("--until", metavar="WHEN", help="The end: 2h, 1d12h or 2026-12-01T09:00 (UTC); without it: until resume.")
 def suspend(*, target: str, reason: str, until: str | None, config_file: str | None, **flags: str | None) -> int:
-    """Start no deploy of a target until its end or `resume`; a running one goes on."""
+    """Start no deploy of a target for a while.
+
+    It ends by itself, or with `resume`; a deploy that runs already goes on.
+    """
     end = _moment(until) if until else None
     settings = options.load_settings(config_file, **flags)
     with options.open_state(settings) as (state, store):
