@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+MAX_MESSAGE = 2_000  # characters
+
 
 class SourceReason(StrEnum):
     """Why a Source could not be polled or fetched: a closed list, shown in API, metrics and status."""
@@ -49,6 +51,8 @@ class SourceError(Transient):
     """A poll, a fetch or a checkout failed for a named reason; `message` is for people."""
 
     def __init__(self, reason: SourceReason, message: str) -> None:
+        # Parts of it come from servers: bounded, and text that every sink can write.
+        message = message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message

@@ -77,7 +77,22 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more; Python would complain at exit
         sys.exit(EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001 - raised again unless the machine below failed
+        sys.exit(_machine_failed(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _machine_failed(error: Exception) -> int:
+    """Complain of a failing disk or database; raise every other error again: a bug of ours wants its traceback."""
+    from reconciler.store import Store  # noqa: PLC0415 - only when something went wrong
+
+    if isinstance(error, Store.errors):
+        _complain(f"the database cannot be used now: {error}; try again, or look at the disk")
+        return EXIT_CANNOT_TELL
+    if isinstance(error, OSError):
+        _complain(str(error))
+        return EXIT_FAILED
+    raise error
 
 
 def _complain(text: str) -> None:

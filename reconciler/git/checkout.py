@@ -18,6 +18,7 @@ from pygit2.enums import CheckoutStrategy, FileMode
 
 from reconciler.errors import ReconcilerError, SourceError, SourceReason
 from reconciler.git.mirror import check_space
+from reconciler.text import is_text
 
 MAX_ENTRIES = 200_000
 MAX_BYTES = 4 * 1024**3
@@ -107,7 +108,7 @@ def _borrow(mirror: Path, git: Path, source: pygit2.Repository) -> None:
     (git / "objects" / "info" / "alternates").write_text(f"{mirror}/objects\n", encoding="utf-8")
     shutil.rmtree(git / "hooks", ignore_errors=True)
     lines = ["# pack-refs with: peeled fully-peeled sorted"]
-    for name in sorted(ref for ref in source.references if ref.startswith("refs/tags/")):
+    for name in sorted(ref for ref in source.references if ref.startswith("refs/tags/") and is_text(ref)):
         reference = source.lookup_reference(name)
         lines.append(f"{reference.target} {name}")
         try:

@@ -21,6 +21,7 @@ from pygit2.enums import CredentialType, FetchPrune
 from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git.library import mirror_name
+from reconciler.text import is_text
 
 REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
 SCRATCH = "scratch.git"  # an empty repository, to ask servers from
@@ -152,7 +153,7 @@ def is_damaged(mirror: Path) -> bool:
     try:
         repository = pygit2.Repository(str(mirror))
         repository.lookup_reference("HEAD")
-        for name in repository.references:
+        for name in filter(is_text, repository.references):
             found = repository.lookup_reference(name).peel()
             if isinstance(found, pygit2.Commit):
                 found.tree.id  # noqa: B018 - reads the commit and looks its tree up

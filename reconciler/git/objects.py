@@ -17,6 +17,7 @@ from pygit2.enums import SortMode
 
 from reconciler.config.yamltree import MAX_BYTES
 from reconciler.errors import SourceError, SourceReason
+from reconciler.text import safe
 
 MAX_CONFIG_FILES = 5_000
 MAX_COUNTED = 10_000  # commits that `behind` counts
@@ -121,6 +122,9 @@ def _config_file(
     repository: pygit2.Repository, name: str, entry: pygit2.Object, known: frozenset[tuple[str, str]]
 ) -> ConfigFile:
     blob = str(entry.id)
+    shown = name.encode("utf-8", "replace").decode()
+    if not name.isprintable() or shown != name:
+        return ConfigFile(safe(shown), blob, None, "a file name with bytes that are no text")
     if entry.filemode not in (pygit2.enums.FileMode.BLOB, pygit2.enums.FileMode.BLOB_EXECUTABLE):
         return ConfigFile(name, blob, None, "not a regular file; symbolic links are not followed")
     if (name, blob) in known:
@@ -160,8 +164,10 @@ def between(mirror: Path, old: str | None, new: str, limit: int) -> list[CommitI
     for commit in walker:
         if len(found) >= limit:
             break
-        subject = commit.message.partition("\n")[0]
-        found.append(CommitInfo(str(commit.id), commit.author.name, _when(commit), subject))
+        # Raw bytes: what others wrote need not be what its encoding header says.
+        subject = commit.raw_message.partition(b"\n")[0].decode(errors="replace")
+        author = commit.author.raw_name.decode(errors="replace")
+        found.append(CommitInfo(str(commit.id), author, _when(commit), subject))
     return found
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
-from reconciler.text import one_line, safe, short
+from reconciler.text import is_text, one_line, safe, short
 
 
 def test_controls_are_escaped_and_lines_stay() -> None:
-    assert safe("a\x1b[31mb\nc\td\x9b\u2028") == "a\\x1b[31mb\nc\td\\x9b\\x2028"
+    assert safe("a\x1b[31mb\nc\td\x9b\u2028\udcff") == "a\\x1b[31mb\nc\td\\x9b\\x2028\\xdcff"
+
+
+def test_what_is_text() -> None:
+    assert is_text("vünf")
+    assert not is_text("v\udcff1")
 
 
 def test_one_line() -> None:

@@ -32,3 +32,9 @@ def test_an_error_of_a_source_says_its_reason_first() -> None:
     error = errors.SourceError(errors.SourceReason.TIMEOUT, "too late")
     assert str(error) == "timeout: too late"
     assert isinstance(error, errors.Transient)
+
+
+def test_an_error_of_a_source_is_bounded_text_that_can_be_written() -> None:
+    error = errors.SourceError(errors.SourceReason.PROTOCOL_ERROR, "\udcff" + "x" * 100_000)
+    assert error.message.startswith("?x")
+    assert len(error.message) == errors.MAX_MESSAGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -222,6 +223,39 @@ def test_a_broken_file_touches_no_other_file(world: World) -> None:
     assert world.product.once() == 1
     assert world.product.deployed("web") == [world.app.first, second]
     assert world.product.status()["api"]["deployed"] == world.app.first
+
+
+@pytest.mark.parametrize("name", [b"\xff.yaml", b"a\nb.yaml", b"\x1b[31m.yaml"], ids=["no text", "newline", "escape"])
+def test_a_hostile_file_name_touches_no_other_file(world: World, name: bytes) -> None:
+    world.pin(world.app.first)
+    text = targets(target("web", world.app.url, world.app.first))
+    Path(os.fsdecode(os.fsencode(world.config.path / "deployments") + b"/" + name)).write_text(text)
+    git(world.config.path, "add", "-A")
+    git(world.config.path, "commit", "-qm", "odd")
+    done = world.product.run("run", "--once")
+    assert done.returncode == 1
+    assert "a file name with bytes that are no text" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert world.product.deployed("api") == [world.app.first]
+
+
+def test_odd_bytes_in_history_and_refs_are_survived(world: World) -> None:
+    git(world.app.path, "-c", "i18n.commitEncoding=nonsense", "commit", "-q", "--allow-empty", "-m", "x")
+    raw = git(world.app.path, "cat-file", "commit", "HEAD").encode() + b"\n\xff\xfe subject\n"
+    (world.app.path / "raw").write_bytes(raw.replace(b"author Test", b"author \xff\xfeT"))
+    odd = git(world.app.path, "hash-object", "-t", "commit", "-w", "--literally", "raw")
+    git(world.app.path, "update-ref", "refs/heads/main", odd)
+    packed = f"{odd} refs/tags/".encode() + b"v\xff1\n"
+    (world.app.path / ".git" / "packed-refs").write_bytes(packed)
+    world.pin(world.app.first, follow="main")
+    assert world.product.once() == 0
+    world.config.pin(
+        targets(target("api", world.app.url, odd), target("ci", world.app.url, None, follow="{tag: 'v*'}"))
+    )
+    world.product.once()
+    assert world.product.deployed("api") == [world.app.first, odd]
+    assert "Traceback" not in world.product.run("diff", "api").stderr
 
 
 def test_a_config_without_its_directory_keeps_what_was_and_says_so(world: World) -> None:
