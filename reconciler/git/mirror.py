@@ -104,7 +104,7 @@ def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, s
     found: dict[str, str] = {}
     for head in heads:
         name = head.name or ""
-        if name.removesuffix("^{}").startswith(tuple(prefixes)):
+        if is_text(name) and name.removesuffix("^{}").startswith(tuple(prefixes)):
             found[name.removesuffix("^{}")] = str(head.oid)  # the peeled line follows the tag's own
     return found
 

@@ -17,7 +17,7 @@ from pygit2.enums import SortMode
 
 from reconciler.config.yamltree import MAX_BYTES
 from reconciler.errors import SourceError, SourceReason
-from reconciler.text import safe
+from reconciler.text import is_text, safe
 
 MAX_CONFIG_FILES = 5_000
 MAX_COUNTED = 10_000  # commits that `behind` counts
@@ -81,7 +81,7 @@ def tags(mirror: Path, pattern: str) -> dict[str, tuple[str, datetime]]:
         return found
     for ref in repository.references:
         name = ref.removeprefix("refs/tags/")
-        if name == ref or not fnmatch.fnmatchcase(name, pattern):
+        if name == ref or not is_text(name) or not fnmatch.fnmatchcase(name, pattern):
             continue
         try:
             commit = repository.lookup_reference(ref).peel(pygit2.Commit)
@@ -198,7 +198,11 @@ def local_refs(path: str, refs: Sequence[str]) -> dict[str, str]:
         raise SourceError(SourceReason.NOT_FOUND, f"{path} is no git repository that this user may read") from error
     found = {}
     for ref in refs:
-        names = [name for name in repository.references if name.startswith(ref)] if ref.endswith("/") else [ref]
+        names = (
+            [name for name in repository.references if name.startswith(ref) and is_text(name)]
+            if ref.endswith("/")
+            else [ref]
+        )
         for name in names:
             try:
                 found[name] = str(repository.lookup_reference(name).peel(pygit2.Commit).id)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from reconciler.text import is_text
+
 FLUSH = b"0000"
 DELIMITER = b"0001"
 MAX_LINE = 65_520
@@ -79,6 +81,9 @@ def refs(body: bytes) -> dict[str, str]:
         match = _REF.fullmatch(line)
         if not match:
             raise NotPktLine("the answer holds a line that is not a ref")
+        name = match[2].decode(errors="surrogateescape")
+        if not is_text(name):
+            continue  # no configuration can name it
         peeled = re.search(rb" peeled:([0-9a-f]{40,64})(?: |$)", match[3])
-        found[match[2].decode(errors="replace")] = (peeled[1] if peeled else match[1]).decode()
+        found[name] = (peeled[1] if peeled else match[1]).decode()
     return found

@@ -528,6 +528,12 @@ def test_what_is_not_an_answer(body: bytes) -> None:
         pktline.refs(body)
 
 
+def test_a_ref_whose_name_is_no_text_is_left_out() -> None:
+    oid = b"a" * 40
+    body = pktline.encode(oid + b" refs/tags/v\xff1\n") + pktline.encode(oid + b" refs/tags/v1\n") + pktline.FLUSH
+    assert pktline.refs(body) == {"refs/tags/v1": "a" * 40}
+
+
 def test_no_refs_is_an_answer() -> None:
     assert pktline.refs(b"0000") == {}
 
