@@ -1,4 +1,4 @@
-"""What a test needs of the machine: missing, it is skipped loudly, or fails where everything is required (CI)."""
+"""What a test needs of the machine: missing, it is skipped loudly, or fails where everything is required."""
 
 from __future__ import annotations
 
