@@ -20,7 +20,7 @@ from typing import Self
 
 from reconciler.config.catalogue import Catalogue, KnownEntry
 from reconciler.errors import CannotTell, LeaseLost, StateError
-from reconciler.lifecycle import FAILURES
+from reconciler.lifecycle import FAILURES, sources_of
 from reconciler.model import (
     ConfigHead,
     Deploy,
@@ -296,12 +296,15 @@ class Store:
         Raises LeaseLost, having written nothing, where the token is stale or the deploy has ended already.
         """
         version = {"commit_id": deploy.version.commit, "digest": deploy.version.digest}
+        sources = sources_of(outcome.status)  # the table of moves guards the write
         with self._transaction():
             finished = self._changed(
                 "finish_deploy",
                 id=deploy.id,
                 now=rows.to_text(now),
                 status=outcome.status,
+                from_pending=int(DeployStatus.PENDING in sources),
+                from_running=int(DeployStatus.RUNNING in sources),
                 reason=outcome.reason,
                 outcome=outcome.message,
                 exit_code=outcome.exit_code,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from reconciler.config.catalogue import merge
 from reconciler.config.deployments import UrlPolicy, parse_file
 from reconciler.errors import CannotTell, LeaseLost, StateError
+from reconciler.lifecycle import MOVES, Event, move
 from reconciler.model import (
     Deploy,
     DeployStatus,
@@ -197,6 +198,33 @@ def test_a_pending_deploy_cannot_succeed(store: Store) -> None:
     with pytest.raises(LeaseLost):
         store.finish(deploy, lease, SUCCESS, NOW)
     store.finish(deploy, lease, FAILURE, NOW)
+
+
+@pytest.mark.parametrize("before", DeployStatus)
+@pytest.mark.parametrize("event", [event for event in Event if event is not Event.STARTED])
+def test_a_deploy_ends_only_as_the_table_of_moves_allows(store: Store, before: DeployStatus, event: Event) -> None:
+    lease, deploy = claim(store)
+    store._connection.execute("UPDATE deploys SET status = ?", (before,))
+    outcome = Outcome(status=DeployStatus(event))
+    if (before, event) in MOVES:
+        store.finish(deploy, lease, outcome, NOW)
+        assert store.history("api", 1)[0].status is move(before, event)
+    else:
+        with pytest.raises(LeaseLost):
+            store.finish(deploy, lease, outcome, NOW)
+        assert store._connection.execute("SELECT status FROM deploys").fetchone()[0] == before
+
+
+@pytest.mark.parametrize("before", DeployStatus)
+def test_a_deploy_starts_only_as_the_table_of_moves_allows(store: Store, before: DeployStatus) -> None:
+    lease, deploy = claim(store)
+    store._connection.execute("UPDATE deploys SET status = ?", (before,))
+    if (before, Event.STARTED) in MOVES:
+        store.start(deploy.id, lease, NOW)
+        assert store.history("api", 1)[0].status is DeployStatus.RUNNING
+    else:
+        with pytest.raises(LeaseLost):
+            store.start(deploy.id, lease, NOW)
 
 
 def test_only_one_takes_over(store: Store) -> None:

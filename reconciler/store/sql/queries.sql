@@ -105,7 +105,7 @@ WHERE id = :id AND status = 'pending' AND EXISTS (
 UPDATE deploys SET
     status = :status, finished_at = :now, reason = :reason, outcome = :outcome, exit_code = :exit_code,
     steps = :steps, output_bytes = :output_bytes, output_omitted_bytes = :output_omitted_bytes
-WHERE id = :id AND (status = 'running' OR (status = 'pending' AND :status <> 'succeeded' AND :status <> 'timed_out'))
+WHERE id = :id AND ((status = 'pending' AND :from_pending = 1) OR (status = 'running' AND :from_running = 1))
 AND EXISTS (SELECT 1 FROM leases WHERE target = :target AND fence = :fence AND holder = :holder);
 
 -- name: record_attempt
