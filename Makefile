@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help demo test torture check format coverage lock image clean
+.PHONY: help demo test torture bench check format coverage lock image clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -19,6 +20,9 @@ test: $(VENV)/dev.stamp ## Set everything up and run the tests
 
 torture: $(VENV)/dev.stamp ## Run the long fault-injection suites (SEED=n replays one)
 	$(BIN)/python -m pytest -n auto -m torture $(TEST_ARGS)
+
+bench: $(VENV)/dev.stamp ## Measure it beside what one would use instead, and print the ratios
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 check: $(VENV)/dev.stamp ## Run the linters: ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -29,17 +29,16 @@ from reconciler.git.credentials import Credentials
 from reconciler.git.library import prepare
 from reconciler.git.mirror import remove_unneeded
 from reconciler.git.refs import Refs
-from reconciler.model import Deploy
+from reconciler.hooking import Hooks
 from reconciler.polling import Poller
 from reconciler.reconcile import Reconciler, start_key
 from reconciler.report.logs import LogListener
 from reconciler.report.metrics import Metrics
-from reconciler.runner import output
 from reconciler.runner.workers import WorkerFailed, WorkerPool
+from reconciler.serving import Serving
 from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
-from reconciler.web import app as web
 
 TICK_S = 1.0
 LATE_TICK_S = 2.5  # a tick that is so late was lost to a change of the wall clock
@@ -70,8 +69,10 @@ class Reporter:
     def hear(self, event: Event) -> None:
         """Tell every listener."""
         for listener in self.listeners:
-            with suppress(Exception):
+            try:
                 listener.hear(event)
+            except Exception:  # noqa: BLE001, S112 - nobody is left to tell
+                continue
 
 
 class Daemon:
@@ -114,9 +115,11 @@ class Daemon:
         self.poller = Poller(doors, self._refs, lambda _url: self._wake.set())
         self._deployer = Deployer(doors, self._wake.set, self.poller.repair)
         self._reconciler = Reconciler(doors, self.poller, self._deployer)
-        self._metrics = Metrics(self._snapshot, self._heartbeat)
+        self._metrics = Metrics(self._snapshot, self._heartbeat, settings.webhooks)
         self._reporter.listeners = [LogListener(), self._metrics]
-        self._listener: web.Listener | None = None
+        hooks = Hooks(dict(settings.webhooks.items()), self.poller, self._reporter)
+        health = (self._why_not_alive, self._why_not_ready)
+        self._serving = Serving(doors, hooks, self._metrics, self._snapshot, health, self._woken)
 
     def hear_also(self, listener: Listener) -> None:
         """Let one more listener hear events."""
@@ -179,17 +182,15 @@ class Daemon:
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         try:
-            await self._listen()
+            address, webhook_address = await self._serving.start()
             await self._begin()
             waking_server = await waking.listen(self._state.path, self._woken)
-            assert self._listener is not None  # noqa: S101 - two lines above
-            started = DaemonStarted(__version__, str(self._state.path), self._listener.address)
-            self._reporter.hear(started)
+            self._reporter.hear(DaemonStarted(__version__, str(self._state.path), address, webhook_address))
             self._warn()
             scheduler.add_job(self._tick, NoCatchUp(), id="tick")
             scheduler.start()
             watching = asyncio.create_task(self._watch(scheduler), name="watch")
-            on_ready(self._listener.address)
+            on_ready(address)
             await self._passes()
             watching.cancel()
             waking_server.close()
@@ -224,28 +225,6 @@ class Daemon:
         for line in self._settings.not_acted_on():
             self._reporter.hear(Warned("settings.not_acted_on", line))
 
-    async def _listen(self) -> None:
-        face = web.Face(
-            snapshot=self._snapshot,
-            metrics=self._metrics.render,
-            alive=self._why_not_alive,
-            ready=self._why_not_ready,
-            history=lambda target, limit: self._db(self._store.history, target, limit),
-            deploy=lambda deploy_id: self._db(self._store.deploy, deploy_id),
-            log=self._read_log,
-        )
-        self._listener = web.Listener(web.build(face))
-        host, port = self._settings.listen_address
-        try:
-            await self._listener.start(host, port)
-        except OSError as error:
-            raise SettingsError(
-                f"listen: {self._settings.listen} cannot be used: {error.strerror}; choose another with --listen"
-            ) from error
-
-    async def _read_log(self, deploy: Deploy) -> str:
-        return await asyncio.to_thread(output.read_all, self._state.log_of(deploy.target, deploy.id))
-
     def _why_not_alive(self) -> str | None:
         age = clock.monotonic() - self._last_tick
         return f"the scheduler has not turned for {age:.0f} s" if age > DEAD_LOOP_S else None
@@ -257,7 +236,7 @@ class Daemon:
             return f"the config repository has not been polled yet{failed}"
         if self._problem is not None:
             return self._problem
-        return None if self._reconciler.loaded else "the configuration has not been loaded yet"
+        return None if self._reconciler.shown else "the configuration has not been loaded yet"
 
     async def _tick(self) -> None:
         """Turn the scheduler: the one job that APScheduler has."""
@@ -307,8 +286,7 @@ class Daemon:
         await self.poller.close()
         await self._refs.close()
         await self._workers.close()
-        if self._listener is not None:
-            await self._listener.stop()
+        await self._serving.stop()
         with suppress(*self._store.errors):
             await self._db(self._store.save_sources, self.poller.take_dirty())
         self._git.close()

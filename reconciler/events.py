@@ -15,6 +15,7 @@ class DaemonStarted:
     version: str
     state_dir: str
     listen: str
+    webhook_listen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,25 @@ class GitOperation:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookReceived:
+    """A delivery was answered; `result` is a word of `webhooks.delivery.Result`."""
+
+    provider: str
+    result: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswered:
+    """A request was answered; `handler` is the route's template, never the path that was asked."""
+
+    handler: str
+    method: str
+    status: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     """The decision for a target is another one than before."""
 
@@ -116,6 +136,8 @@ Event = (
     | ConfigRejected
     | PollFinished
     | GitOperation
+    | WebhookReceived
+    | HttpAnswered
     | Decided
     | DeployStarted
     | DeployFinished

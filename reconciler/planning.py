@@ -25,7 +25,7 @@ from reconciler.model import (
     Wait,
     WaitReason,
 )
-from reconciler.schedule import format_duration, retry_delay_s, window_opens
+from reconciler.schedule import retry_delay_s, window_opens
 from reconciler.spec import Target
 from reconciler.text import short
 
@@ -206,8 +206,7 @@ def _backoff(facts: Facts) -> Decision | None:
     if observed.failures:
         ended = f"try {observed.failures} of {limit + 1} {_how_it_ended(observed)}"
     reason = f" ({observed.attempted_reason})" if observed.attempted_reason else ""
-    left = format_duration((due - facts.now).total_seconds())
-    return Wait(WaitReason.BACKOFF, f"{ended}{reason}; the next one is in {left}", due)
+    return Wait(WaitReason.BACKOFF, f"{ended}{reason}; the next one is at {due:%H:%M:%S} UTC", due)
 
 
 def _dependency(facts: Facts) -> Decision | None:

@@ -8,6 +8,7 @@ Source whose pins are all in its mirror and of which no ref is followed is not p
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from reconciler import resolving, urls
 from reconciler.doors import Doors
 from reconciler.errors import SourceError, SourceReason
-from reconciler.events import GitOperation, PollFinished
+from reconciler.events import GitOperation, PollFinished, Warned
 from reconciler.git.library import mirror_name
 from reconciler.git.refs import Refs
 from reconciler.model import SourceState
@@ -28,6 +29,10 @@ from reconciler.text import short
 
 MAX_POLLS = 64  # at once
 MAX_POLLS_PER_HOST = 8  # so that one dead host cannot hold all of them
+HOOK_GAP_S = 1.0  # between polls of one Source that webhooks ask for, however many come
+VISIBLE_WITHIN_S = 30.0  # a forge may announce a commit before its own servers show it
+LOOK_AGAIN_S = 1.0
+MAX_ANNOUNCED = 16  # refs of one Source that are waited for
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class _Entry:
     task: asyncio.Task[None] | None = None
     again: str | None = None  # an early poll that arrived during a poll
     missing: frozenset[str] = frozenset()
+    announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # ref to commit, and until when to look
+    last_end: float = -math.inf  # of a poll, on the monotonic clock
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -55,6 +62,8 @@ class Poller:
         self._slots = asyncio.Semaphore(MAX_POLLS)
         self._hosts: dict[str, asyncio.Semaphore] = {}
         self._dirty: set[str] = set()
+        self._closed = False
+        self.generation = 0  # rises whenever the Sources are others than before
 
     @property
     def states(self) -> dict[str, SourceState]:
@@ -74,6 +83,7 @@ class Poller:
                 state = remembered.get(url) or SourceState(url=url, interval_s=wanted.interval_s)
                 entry = self._entries[url] = _Entry(wanted, state, due=None)
                 entry.idle.set()
+                self.generation += 1
             asked_before = entry.missing
             if wanted.pins != entry.needs.pins or entry.due is None:
                 found = await self._doors.git(resolving.missing_pins, self._doors.state.mirrors, url, wanted.pins)
@@ -87,6 +97,7 @@ class Poller:
                 self._make_due(entry, "startup" if entry.state.last_poll is None else "config")
         gone = [url for url in self._entries if url not in needs]
         for url in gone:
+            self.generation += 1
             entry = self._entries.pop(url)
             if entry.task is not None:
                 entry.task.cancel()
@@ -105,13 +116,33 @@ class Poller:
         if entry is not None:
             self._make_due(entry, trigger)
 
+    def announce(self, url: str, tips: Mapping[str, str]) -> None:
+        """Poll a Source soon, because a webhook says that refs moved; look again until its server shows `tips`.
+
+        Nothing of `tips` is fetched or deployed: they are only compared with what the server shows.
+        """
+        entry = self._entries.get(url)
+        if entry is None or not (entry.needs.refs or entry.missing):
+            return  # nothing that a push could change is asked of it
+        until = time.monotonic() + VISIBLE_WITHIN_S
+        for ref, commit in tips.items():
+            if _is_wanted(ref, entry.needs.refs) or commit in entry.missing:
+                entry.announced[ref] = (commit, until)
+        while len(entry.announced) > MAX_ANNOUNCED:
+            del entry.announced[next(iter(entry.announced))]
+        self._make_due(entry, "webhook", after=entry.last_end + HOOK_GAP_S)
+
     def tick(self) -> None:
         """Start every poll that is due. Called once a second, and after every change of due times."""
         now = time.monotonic()
         for url, entry in self._entries.items():
-            if entry.due is not None and entry.due <= now and entry.task is None:
-                entry.idle.clear()
-                entry.task = asyncio.create_task(self._run(url, entry), name=f"poll {url}")
+            if entry.due is not None and entry.due <= now:
+                self._start(url, entry)
+
+    def _start(self, url: str, entry: _Entry) -> None:
+        if entry.task is None and not self._closed:
+            entry.idle.clear()
+            entry.task = asyncio.create_task(self._run(url, entry), name=f"poll {url}")
 
     async def settle(self, url_filter: Iterable[str] | None = None) -> None:
         """Wait until no poll is running or due, of all Sources or of those given."""
@@ -122,7 +153,8 @@ class Poller:
                 await self._entries[url].idle.wait()
 
     async def close(self) -> None:
-        """End all polls."""
+        """End all polls, and begin no more."""
+        self._closed = True
         tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
         for task in tasks:
             task.cancel()
@@ -139,17 +171,26 @@ class Poller:
             entry.state = replace(entry.state, next_poll=None, failures=0, reason=None, message="")
             self._dirty.add(entry.state.url)
 
-    def _make_due(self, entry: _Entry, trigger: str) -> None:
+    def _make_due(self, entry: _Entry, trigger: str, after: float = -math.inf) -> None:
+        """Move a due time forward: to now, or to `after` where that is later."""
         if entry.task is not None:
             entry.again = trigger
             return
-        entry.due, entry.trigger = time.monotonic(), trigger
+        now = time.monotonic()
+        if entry.due is None or max(now, after) < entry.due:
+            entry.due, entry.trigger = max(now, after), trigger
+            self._look_in(entry, entry.due - now)
         entry.idle.clear()
-        self.tick_soon()
 
-    def tick_soon(self) -> None:
-        """Look for due polls in the loop's next turn."""
-        asyncio.get_running_loop().call_soon(self.tick)
+    def _look_in(self, entry: _Entry, delay_s: float) -> None:
+        """Start a poll in the loop's next turn, or `delay_s` seconds later, if it is then due; not at the next tick."""
+
+        def look() -> None:
+            url = entry.state.url
+            if entry.due is not None and entry.due <= time.monotonic() and self._entries.get(url) is entry:
+                self._start(url, entry)
+
+        asyncio.get_running_loop().call_later(delay_s, look)
 
     async def _run(self, url: str, entry: _Entry) -> None:
         host = urls.parse(url).host
@@ -169,9 +210,10 @@ class Poller:
                 self._record(entry, failure, changed=changed, duration_s=time.monotonic() - began)
         finally:
             entry.task = None
+            entry.last_end = time.monotonic()
             again, entry.again = entry.again, None
             if again is not None and self._entries.get(url) is entry:
-                self._make_due(entry, again)
+                self._make_due(entry, again, after=entry.last_end + HOOK_GAP_S if again == "webhook" else -math.inf)
             else:
                 entry.idle.set()
         if changed or failure is not None or was_failing:
@@ -186,16 +228,44 @@ class Poller:
             found = await self._refs.poll(url, sorted(needs.refs))
             self._doors.listener.hear(GitOperation("ls_remote", time.monotonic() - began))
             known = await self._doors.git(resolving.known_refs, self._doors.state.mirrors, url, needs.refs)
+            for ref, (commit, _) in list(entry.announced.items()):
+                if found.get(ref) == commit:
+                    del entry.announced[ref]
             self._require_branches(url, needs, found)
             is_new = is_new or found != known
         if is_new:
             entry.missing = await self._fetch(url, needs)
-            if entry.missing:
-                pins = ", ".join(short(pin) for pin in sorted(entry.missing)[:3])
-                raise SourceError(
-                    SourceReason.COMMIT_NOT_FOUND, f"{url} has no commit {pins} in any branch or tag; push it there"
-                )
+        if entry.announced:
+            await self._forget_visible(url, entry)
+        if entry.missing:
+            pins = ", ".join(short(pin) for pin in sorted(entry.missing)[:3])
+            raise SourceError(
+                SourceReason.COMMIT_NOT_FOUND, f"{url} has no commit {pins} in any branch or tag; push it there"
+            )
         return is_new
+
+    async def _forget_visible(self, url: str, entry: _Entry) -> None:
+        """Stop waiting for announced commits that the mirror holds: seen, and perhaps moved on from."""
+        commits = {commit for commit, _ in entry.announced.values()}
+        hidden = await self._doors.git(resolving.missing_pins, self._doors.state.mirrors, url, commits)
+        entry.announced = {ref: (commit, end) for ref, (commit, end) in entry.announced.items() if commit in hidden}
+
+    def _look_again(self, entry: _Entry) -> str:
+        """Move the next poll forward while an announced commit does not show; return what the next poll is due to.
+
+        Complains when it never shows.
+        """
+        now = time.monotonic()
+        for ref, (commit, until) in list(entry.announced.items()):
+            if until <= now:
+                del entry.announced[ref]
+                message = f"{entry.state.url}: {ref} was announced at {short(commit)}, which its server does not show"
+                self._doors.listener.hear(Warned("webhook.commit_not_visible", message))
+        if entry.announced and entry.due is not None:
+            entry.due = min(entry.due, now + LOOK_AGAIN_S)
+            self._look_in(entry, LOOK_AGAIN_S)
+            return "webhook"
+        return "schedule"
 
     def _require_branches(self, url: str, needs: Needs, found: Mapping[str, str]) -> None:
         """Raise SourceError for a branch that is gone; the mirror keeps its last commit."""
@@ -221,11 +291,12 @@ class Poller:
         return frozenset(answer["missing"])
 
     def _record(self, entry: _Entry, failure: SourceError | None, *, changed: bool, duration_s: float) -> None:
-        now = datetime.now(UTC)
+        now, trigger = datetime.now(UTC), entry.trigger
         failures = entry.state.failures + 1 if failure else 0
         delay = poll_delay_s(entry.needs.interval_s, failures, random.random())  # noqa: S311 - jitter, no secret
         idle = failure is None and not entry.needs.refs
         entry.due = None if idle else time.monotonic() + delay
+        entry.trigger = self._look_again(entry)
         entry.state = replace(
             entry.state,
             last_poll=now,
@@ -233,7 +304,7 @@ class Poller:
             failures=failures,
             reason=failure.reason if failure else None,
             message=failure.message if failure else "",
-            next_poll=None if idle else now + timedelta(seconds=delay),
+            next_poll=None if entry.due is None else now + timedelta(seconds=entry.due - time.monotonic()),
         )
         self._dirty.add(entry.state.url)
         result = "error" if failure else "changed" if changed else "unchanged"
@@ -241,7 +312,7 @@ class Poller:
             PollFinished(
                 entry.state.url,
                 result,
-                entry.trigger,
+                trigger,
                 duration_s,
                 failure.reason if failure else None,
                 failure.message if failure else "",
@@ -249,4 +320,7 @@ class Poller:
                 delay,
             )
         )
-        entry.trigger = "schedule"
+
+
+def _is_wanted(ref: str, wanted: Iterable[str]) -> bool:
+    return any(ref == name or (name.endswith("/") and ref.startswith(name)) for name in wanted)

@@ -46,7 +46,8 @@ class Reconciler:
         self._told: dict[str, tuple[str, str]] = {}
         self._rejected = ""
         self.snapshot = Snapshot(now=clock.now(), plan=Plan(clock.now()), slots=doors.settings.max_concurrent_deploys)
-        self.loaded = False
+        self.loaded = False  # some config commit was read since the start
+        self.shown = False  # and the snapshot has it
 
     async def begin(self) -> None:
         """Take up what the store remembers, and end what a dead daemon left running."""
@@ -146,7 +147,7 @@ class Reconciler:
         slots = doors.settings.max_concurrent_deploys
         snapshot = await doors.db(remembered, doors.store, slots, now, self._poller.states)
         self._tell_decisions(snapshot)
-        self.snapshot = snapshot
+        self.snapshot, self.shown = snapshot, self.loaded
         begun = [pair for pair in snapshot.plan.starts if start and start_key(*pair) not in skip]
         for target, decision in begun:
             await self._deployer.start(target, decision, snapshot.records[target.name])

@@ -44,6 +44,19 @@ def format_duration(seconds: float) -> str:
     return "".join(parts[:2]) or "0s"
 
 
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Return the moment of `2h` (from now) or of an ISO 8601 time (UTC unless it says); raise ValueError."""
+    try:
+        return now + timedelta(seconds=parse_duration(text))
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("expected 2h, 1d12h or 2026-12-01T09:00") from None
+
+
 def poll_delay_s(interval_s: float, failures: int, chance: float) -> float:
     """Return seconds until the next poll: the interval ± 10 %, or after failures a full-jitter backoff.
 

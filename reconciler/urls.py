@@ -151,3 +151,17 @@ def _local(path: str) -> RepoUrl:
     if ".." in normal.split("/") or normal == "/":
         raise ValueError("expected an absolute path without ..")
     return RepoUrl("file", "", None, normal)
+
+
+def commit_page(url: RepoUrl, commit: str) -> str | None:
+    """Return the forge's page of a commit; None for a local repository. Forges differ in one word."""
+    if url.is_local or "." not in url.host:
+        return None
+    path = url.path.removesuffix(".git")
+    if url.host == "ssh.dev.azure.com":
+        organisation, project, name = ([*path.removeprefix("/v3/").split("/"), "", ""])[:3]
+        return f"https://dev.azure.com/{organisation}/{project}/_git/{name}/commit/{commit}"
+    word = {"bitbucket.org": "commits", "gitlab.com": "-/commit"}.get(url.host, "commit")
+    port = f":{url.port}" if url.port and url.scheme in ("http", "https") else ""
+    scheme = url.scheme if url.scheme == "http" else "https"
+    return f"{scheme}://{url.host}{port}{path}/{word}/{commit}"

@@ -1,23 +1,169 @@
 """What is shown, as plain data: one form for `status -o json`, the API and the pages.
 
-Words are those of the glossary, commits are full, times are RFC 3339 in UTC.
+Words are those of the glossary, commits are full, times are RFC 3339 in UTC. The types below are the API's
+description as well: `web/openapi.py` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+
+from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
 
 from reconciler.conditions import conditions
 from reconciler.config.catalogue import KnownEntry
+from reconciler.git.objects import CommitInfo
 from reconciler.lifecycle import LIVE
-from reconciler.model import Deploy, Hold, HoldReason, SourceState, Wait, WaitReason
+from reconciler.model import Decision, Deploy, Hold, HoldReason, SourceState, Wait, WaitReason
 from reconciler.planning import Planned
 from reconciler.resolving import needs
 from reconciler.snapshot import Snapshot
 
-Json = dict[str, Any]
+
+class StepView(TypedDict):
+    """How one step went."""
+
+    title: str
+    started_s: float
+    duration_s: float
+    exit_code: int | None
+
+
+class LastDeployView(TypedDict):
+    """The short form of a deploy, as it stands in a target."""
+
+    id: str
+    status: str
+    reason: str | None
+    exit_code: int | None
+    started_at: str | None
+    finished_at: str | None
+
+
+class DeployView(LastDeployView):
+    """One deploy."""
+
+    target: str
+    message: str
+    commit: str
+    digest: str
+    previous_commit: str | None
+    cause: str
+    cause_message: str
+    requested_by: str | None
+    fencing_token: int
+    created_at: str | None
+    duration_s: float | None
+    steps: list[StepView]
+    output_bytes: int | None
+    output_omitted_bytes: int | None
+
+
+class DecisionView(TypedDict):
+    """What is done with a target now, and why. `rule` is the row of the decision table."""
+
+    kind: str
+    reason: str
+    until: str | None
+    message: str
+    rule: int | None
+
+
+class ConditionsView(TypedDict):
+    """The three conditions."""
+
+    ready: bool
+    reconciling: bool
+    stalled: bool
+
+
+class EntryView(TypedDict):
+    """Where a target is declared, and what is wrong with that."""
+
+    commit: str
+    file: str
+    line: int
+    column: int
+    error: str | None
+
+
+class TargetView(TypedDict):
+    """One target: desired, observed, decided."""
+
+    name: str
+    repo: str | None
+    desired: str | None
+    attempted: str | None
+    deployed: str | None
+    decision: DecisionView
+    conditions: ConditionsView
+    last_deploy: LastDeployView | None
+    behind: int | None
+    config: EntryView
+    revision: str
+    desired_since: str | None
+    deployed_at: str | None
+    failures: int
+    labels: dict[str, str]
+
+
+class TargetsView(TypedDict):
+    """Targets, by name."""
+
+    targets: list[TargetView]
+
+
+class ConfigView(TypedDict):
+    """The config commit in force, and what is wrong with the newest one."""
+
+    commit: str | None
+    loaded_at: str | None
+    problems: list[str]
+
+
+class DeploysView(TypedDict):
+    """Deploys, the newest first."""
+
+    deploys: list[DeployView]
+
+
+class SourceView(TypedDict):
+    """One Source: how its polls go."""
+
+    url: str
+    interval: float
+    last_poll: str | None
+    last_good_poll: str | None
+    failures: int
+    reason: str | None
+    message: str
+    next_poll: str | None
+    targets: list[str]
+
+
+class SourcesView(TypedDict):
+    """Sources, by URL."""
+
+    sources: list[SourceView]
+
+
+class CommitView(TypedDict):
+    """A commit as people see it."""
+
+    commit: str
+    author: str
+    when: str | None
+    subject: str
+
+
+class CommitsView(TypedDict):
+    """The commits between what is deployed and what is desired: what a deploy would add, and take away."""
+
+    deployed: str | None
+    desired: str | None
+    added: list[CommitView]
+    removed: list[CommitView]
 
 
 def time_text(moment: datetime | None) -> str | None:
@@ -25,7 +171,7 @@ def time_text(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
 
 
-def deploy_view(deploy: Deploy) -> Json:
+def deploy_view(deploy: Deploy) -> DeployView:
     """Return one deploy."""
     outcome = deploy.outcome
     return {
@@ -66,20 +212,27 @@ def _duration(deploy: Deploy) -> float | None:
     return round((deploy.finished_at - (deploy.started_at or deploy.created_at)).total_seconds(), 3)
 
 
-def last_deploy_view(deploy: Deploy | None) -> Json | None:
+def last_deploy_view(deploy: Deploy | None) -> LastDeployView | None:
     """Return the short form that stands in a target."""
     if deploy is None:
         return None
-    whole = deploy_view(deploy)
-    return {key: whole[key] for key in ("id", "status", "reason", "exit_code", "started_at", "finished_at")}
+    outcome = deploy.outcome
+    return {
+        "id": deploy.id,
+        "status": str(deploy.status),
+        "reason": str(outcome.reason) if outcome and outcome.reason else None,
+        "exit_code": outcome.exit_code if outcome else None,
+        "started_at": time_text(deploy.started_at),
+        "finished_at": time_text(deploy.finished_at),
+    }
 
 
-def target_view(snapshot: Snapshot, name: str) -> Json:
+def target_view(snapshot: Snapshot, name: str) -> TargetView:
     """Return one target of the snapshot."""
     entry, planned = snapshot.entries[name], snapshot.plan.targets.get(name)
     record = snapshot.records.get(name)
     last = last_deploy_view(snapshot.last_deploys.get(name))
-    config = _config_view(entry)
+    config = _entry_view(entry)
     if planned is None or record is None:
         return {
             "name": name,
@@ -92,6 +245,11 @@ def target_view(snapshot: Snapshot, name: str) -> Json:
             "last_deploy": last,
             "behind": None,
             "config": config,
+            "revision": "",
+            "desired_since": None,
+            "deployed_at": None,
+            "failures": 0,
+            "labels": {},
         }
     desired, observed = record.desired, record.observed
     states = conditions(planned.decision)
@@ -118,7 +276,7 @@ def target_view(snapshot: Snapshot, name: str) -> Json:
     }
 
 
-def _decision_view(decision: Any, planned: Planned | None) -> Json:
+def _decision_view(decision: Decision, planned: Planned | None) -> DecisionView:
     until = decision.until if isinstance(decision, Wait) else None
     return {
         "kind": decision.kind,
@@ -129,27 +287,28 @@ def _decision_view(decision: Any, planned: Planned | None) -> Json:
     }
 
 
-def _config_view(entry: KnownEntry) -> Json:
+def _entry_view(entry: KnownEntry) -> EntryView:
     return {
         "commit": entry.commit,
         "file": entry.place.file,
         "line": entry.place.line,
+        "column": entry.place.column,
         "error": "; ".join(entry.problems) or None,
     }
 
 
-def targets_view(snapshot: Snapshot, names: list[str] | None = None) -> Json:
+def targets_view(snapshot: Snapshot, names: Sequence[str] | None = None) -> TargetsView:
     """Return all targets, or those named."""
     wanted = sorted(snapshot.entries) if names is None else names
     return {"targets": [target_view(snapshot, name) for name in wanted]}
 
 
-def in_sync(target: Mapping[str, Any]) -> bool:
+def in_sync(target: TargetView) -> bool:
     """Whether a target's view is where it should be."""
     return bool(target["decision"]["reason"] == WaitReason.IN_SYNC)
 
 
-def sources_view(snapshot: Snapshot) -> Json:
+def sources_view(snapshot: Snapshot) -> SourcesView:
     """Return all Sources with their targets."""
     asked = needs((planned.facts.target for planned in snapshot.plan.targets.values()), None)
     users: dict[str, list[str]] = {url: [] for url in (*snapshot.sources, *asked)}
@@ -163,7 +322,7 @@ def sources_view(snapshot: Snapshot) -> Json:
     }
 
 
-def _source_view(source: SourceState | None, url: str, interval_s: float, targets: list[str]) -> Json:
+def _source_view(source: SourceState | None, url: str, interval_s: float, targets: list[str]) -> SourceView:
     state = source or SourceState(url=url, interval_s=interval_s)
     return {
         "url": url,
@@ -175,4 +334,37 @@ def _source_view(source: SourceState | None, url: str, interval_s: float, target
         "message": state.message,
         "next_poll": time_text(state.next_poll),
         "targets": sorted(targets),
+    }
+
+
+def config_view(snapshot: Snapshot) -> ConfigView:
+    """Return the config commit in force."""
+    head = snapshot.head
+    if head is None:
+        return {"commit": None, "loaded_at": None, "problems": []}
+    return {
+        "commit": head.commit or None,
+        "loaded_at": time_text(head.loaded_at),
+        "problems": [str(problem) for problem in head.problems],
+    }
+
+
+def commits_view(
+    target: TargetView, added: Sequence[CommitInfo] = (), removed: Sequence[CommitInfo] = ()
+) -> CommitsView:
+    """Return the commits between deployed and desired, each list with the newest first."""
+    return {
+        "deployed": target["deployed"],
+        "desired": target["desired"],
+        "added": [_commit_view(commit) for commit in added],
+        "removed": [_commit_view(commit) for commit in removed],
+    }
+
+
+def _commit_view(commit: CommitInfo) -> CommitView:
+    return {
+        "commit": commit.commit,
+        "author": commit.author,
+        "when": time_text(commit.when),
+        "subject": commit.subject,
     }

@@ -1,4 +1,4 @@
-"""The settings flags that verbs share, and what they lead to: settings, the state directory, a snapshot."""
+"""The settings flags that verbs share, and what they lead to: settings, and who answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
-from reconciler import clock
+from reconciler.cli.answers import Answers, Local, Remote
 from reconciler.config import settings as settings_module
-from reconciler.config.problems import nearest
 from reconciler.config.settings import Settings
-from reconciler.errors import CannotTell, SettingsError
-from reconciler.gathering import remembered
-from reconciler.snapshot import Snapshot
+from reconciler.errors import SettingsError
 from reconciler.store import StateDir, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,29 +50,39 @@ def load_settings(config_file: str | None, **flags: str | None) -> Settings:
     return settings_module.load(data, config_file or "reconciler.yaml", os.environ, given)
 
 
+def answers_flags(function: F) -> F:
+    """Add the settings flags, and --server with --token-file for a daemon elsewhere."""
+    options = (
+        click.option(
+            "--server", metavar="URL", envvar="RECONCILER_SERVER", help="Ask this daemon, not the state directory."
+        ),
+        click.option(
+            "--token-file", metavar="FILE", envvar="RECONCILER_TOKEN_FILE", help="With --server: its API token."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return settings_flags(function)
+
+
 @contextmanager
-def open_state(settings: Settings) -> Iterator[tuple[StateDir, Store]]:
-    """Open the state directory to read it, beside a running daemon or without one. Raises CannotTell."""
+def answers(
+    *, server: str | None, token_file: str | None, config_file: str | None, **flags: str | None
+) -> Iterator[Answers]:
+    """Open what answers: a daemon's API, or the state directory beside a running daemon or without one.
+
+    Raises CannotTell where nothing ever ran.
+    """
+    if server is not None:
+        yield Remote(server, token_file)
+        return
+    settings = load_settings(config_file, **flags)
     state = StateDir(settings.state_dir)
     store = Store.open_to_read(state.database)
     try:
-        yield state, store
+        yield Local(settings, state, store)
     finally:
         store.close()
-
-
-def take_snapshot(store: Store, settings: Settings) -> Snapshot:
-    """Return what the store knows now."""
-    snapshot = remembered(store, settings.max_concurrent_deploys, clock.now())
-    if snapshot.head is None and not snapshot.entries:
-        raise CannotTell("no configuration has been loaded yet; `reconciler run --once` does it")
-    return snapshot
-
-
-def require_target(snapshot: Snapshot, name: str) -> None:
-    """Raise CannotTell for a name that is not declared."""
-    if name not in snapshot.entries:
-        raise CannotTell(f"there is no target {name!r}{nearest(name, snapshot.entries)}")
 
 
 def is_terminal() -> bool:

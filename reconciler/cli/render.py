@@ -119,6 +119,8 @@ def fields(rows: Sequence[tuple[str, str]]) -> None:
         click.echo(f"  {name.ljust(width)}  {one_line(value)}".rstrip())
 
 
-def ago(moment: datetime | None) -> str:
-    """Return how long ago a moment was, in words."""
-    return f"{format_duration((clock.now() - moment).total_seconds())} ago" if moment else "never"
+def ago(moment: str | None) -> str:
+    """Return how long ago a moment of a view was, in words."""
+    if moment is None:
+        return "never"
+    return f"{format_duration((clock.now() - datetime.fromisoformat(moment)).total_seconds())} ago"

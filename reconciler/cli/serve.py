@@ -11,15 +11,16 @@ from typing import TypeVar
 
 import click
 
-from reconciler import views
+from reconciler import clock, views
 from reconciler.cli import options, render
 from reconciler.config.settings import Log, Settings
 from reconciler.daemon import Daemon
 from reconciler.errors import CannotTell
+from reconciler.gathering import remembered
 from reconciler.report import logs
 from reconciler.resolving import not_acted_on
 from reconciler.snapshot import Snapshot
-from reconciler.store import StateDir
+from reconciler.store import StateDir, Store
 
 T = TypeVar("T")
 _PROGRESS_AFTER_S = 1.0
@@ -68,8 +69,9 @@ def plan(*, config_file: str | None, output: str, **flags: str | None) -> int:
     settings = options.load_settings(config_file, **flags)
     logs.configure(Log(format=settings.log.format, level="error"))
     if StateDir(settings.state_dir).is_locked():
-        with options.open_state(settings) as (_, store):
-            snapshot = options.take_snapshot(store, settings)
+        store = Store.open_to_read(StateDir(settings.state_dir).database)
+        snapshot = remembered(store, settings.max_concurrent_deploys, clock.now())
+        store.close()
     else:
         snapshot = asyncio.run(_with_progress(lambda: _once(settings, start=False), "polling and fetching"))
     code = _show(snapshot, output)

@@ -1,63 +1,40 @@
-"""Verbs that wish for something: reconcile, cancel, suspend, resume. The store has it, the daemon is woken."""
+"""Verbs that wish for something: reconcile, cancel, suspend, resume. It is written down, and the daemon is woken."""
 
 from __future__ import annotations
 
-import getpass
-import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from reconciler import clock, waking
+from reconciler import clock
 from reconciler.cli import options
 from reconciler.config.problems import describe
-from reconciler.errors import CannotTell
-from reconciler.model import Request, Suspension
-from reconciler.schedule import parse_duration
+from reconciler.schedule import parse_moment
 from reconciler.spec import Variables
-from reconciler.store import StateDir
+from reconciler.wishes import Cancel, Reconcile, Resume, Suspend, Wish
 
 _VARIABLES: TypeAdapter[Mapping[str, str]] = TypeAdapter(Variables)
 
 
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "somebody"
-
-
-def _told(state: StateDir, targets: Sequence[str], words: str) -> None:
-    if waking.wake(state.path, targets):
-        click.echo(words)
-    else:
-        click.echo(f"{words}; no daemon runs on {state.path}, the next one will act on it")
+def _wish(targets: Sequence[str], wish: Wish, flags: dict[str, Any]) -> int:
+    with options.answers(**flags) as asked:
+        click.echo(asked.wish(targets, wish))
+    return 0
 
 
 @click.command()
 @click.argument("targets", nargs=-1, required=True)
-@options.settings_flags
+@options.answers_flags
 @click.option("--env", "variables", multiple=True, metavar="K=V", help="A variable for this deploy alone; no secrets.")
 @click.option("--now", is_flag=True, help="Ignore the window.")
-def reconcile(
-    *, targets: tuple[str, ...], variables: tuple[str, ...], now: bool, config_file: str | None, **flags: str | None
-) -> int:
+def reconcile(*, targets: tuple[str, ...], variables: tuple[str, ...], now: bool, **flags: Any) -> int:
     """Poll now, and deploy targets once more.
 
     Each is deployed once at its desired version, even where it is in sync or stalled.
     """
-    env = _environment(variables)
-    settings = options.load_settings(config_file, **flags)
-    with options.open_state(settings) as (state, store):
-        snapshot = options.take_snapshot(store, settings)
-        for target in targets:
-            options.require_target(snapshot, target)
-        for target in targets:
-            store.request(target, Request(uuid.uuid4().hex, _who(), now, env))
-        _told(state, targets, f"requested: {', '.join(targets)}")
-    return 0
+    return _wish(targets, Reconcile(env=_environment(variables), now=now), flags)
 
 
 def _environment(variables: Sequence[str]) -> dict[str, str]:
@@ -74,60 +51,40 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
 
 @click.command()
 @click.argument("target")
-@options.settings_flags
-def cancel(*, target: str, config_file: str | None, **flags: str | None) -> int:
+@options.answers_flags
+def cancel(*, target: str, **flags: Any) -> int:
     """End a target's running deploy.
 
     It is recorded as cancelled and starts again after its backoff; suspend the target to keep it stopped.
     """
-    settings = options.load_settings(config_file, **flags)
-    with options.open_state(settings) as (state, store):
-        options.require_target(options.take_snapshot(store, settings), target)
-        if not store.cancel(target, _who()):
-            raise CannotTell(f"no deploy of {target} is running")
-        _told(state, [target], f"cancelling the deploy of {target}")
-    return 0
+    return _wish([target], Cancel(), flags)
 
 
 @click.command()
 @click.argument("target")
-@options.settings_flags
+@options.answers_flags
 @click.option("--reason", required=True, help="Why; shown wherever the target is.")
 @click.option("--until", metavar="WHEN", help="The end: 2h, 1d12h or 2026-12-01T09:00 (UTC); without it: until resume.")
-def suspend(*, target: str, reason: str, until: str | None, config_file: str | None, **flags: str | None) -> int:
+def suspend(*, target: str, reason: str, until: str | None, **flags: Any) -> int:
     """Start no deploy of a target for a while.
 
     It ends by itself, or with `resume`; a deploy that runs already goes on.
     """
-    end = _moment(until) if until else None
-    settings = options.load_settings(config_file, **flags)
-    with options.open_state(settings) as (state, store):
-        options.require_target(options.take_snapshot(store, settings), target)
-        store.suspend(target, Suspension(reason, _who(), end))
-        _told(state, [target], f"suspended: {target}" + (f" until {end:%Y-%m-%d %H:%M} UTC" if end else ""))
-    return 0
-
-
-def _moment(text: str) -> datetime:
     try:
-        return clock.now() + timedelta(seconds=parse_duration(text))
-    except ValueError:
-        pass
+        if until is not None:
+            parse_moment(until, clock.now())
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--until") from None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter("expected 2h, 1d12h or 2026-12-01T09:00", param_hint="--until") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        wish = Suspend(reason=reason, until=until)
+    except ValidationError:
+        raise click.BadParameter("expected 1 to 500 characters on one line", param_hint="--reason") from None
+    return _wish([target], wish, flags)
 
 
 @click.command()
 @click.argument("target")
-@options.settings_flags
-def resume(*, target: str, config_file: str | None, **flags: str | None) -> int:
+@options.answers_flags
+def resume(*, target: str, **flags: Any) -> int:
     """End a suspension."""
-    settings = options.load_settings(config_file, **flags)
-    with options.open_state(settings) as (state, store):
-        options.require_target(options.take_snapshot(store, settings), target)
-        store.resume(target)
-        _told(state, [target], f"resumed: {target}")
-    return 0
+    return _wish([target], Resume(), flags)

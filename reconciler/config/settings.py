@@ -50,6 +50,7 @@ def _url(text: str) -> str:
 
 Switch = Annotated[bool, BeforeValidator(_flag)]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4_096)]
+HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
 Address = Annotated[str, AfterValidator(_address)]
 Provider = Literal["github", "gitlab", "gitea", "forgejo", "gogs", "bitbucket", "bitbucket-server", "azure", "generic"]
 
@@ -128,8 +129,6 @@ class Log(Spec):
 
 
 _NOT_ACTED_ON = {
-    "webhook_listen": "no webhook is served",
-    "webhooks": "no webhook is served",
     "age_identity_file": "age-encrypted secrets are not read",
     "key_sets": "no signature is checked",
     "forget_after_s": "mirrors stay when access is revoked",
@@ -149,6 +148,7 @@ class Settings(Spec):
     listen: Address = "127.0.0.1:8080"
     webhook_listen: Address | None = None
     api_token_file: FilePath | None = None
+    hosts: tuple[HostName, ...] = ()
     max_concurrent_deploys: Annotated[int, Field(ge=1, le=1_000)] = 4
     git_timeout_s: PositiveDuration = Field(60.0, alias="git_timeout")
     forget_after_s: PositiveDuration = Field(86_400.0, alias="forget_after")
@@ -198,8 +198,17 @@ class Settings(Spec):
     @property
     def listen_address(self) -> tuple[str, int]:
         """Host and port of the API, pages and metrics."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.listen)
+
+    @property
+    def webhook_address(self) -> tuple[str, int] | None:
+        """Host and port for webhooks alone; None where they come in with the rest."""
+        return _host_and_port(self.webhook_listen) if self.webhook_listen else None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _is_loopback(address: str) -> bool:

@@ -27,6 +27,7 @@ from reconciler.events import (
     PassFailed,
     PollFinished,
     Warned,
+    WebhookReceived,
 )
 from reconciler.model import DeployStatus, Hold
 from reconciler.text import one_line, short
@@ -75,7 +76,7 @@ class LogListener:
     """Writes events as log lines; every line of one deploy carries its id."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger().bind()
 
     def hear(self, event: Event) -> None:
         """Write one line."""
@@ -107,8 +108,11 @@ class LogListener:
 
     def _daemon(self, event: Event) -> None:
         match event:
-            case DaemonStarted(version, state_dir, listen):
-                self._log.info("daemon.started", version=version, state_dir=state_dir, listen=listen)
+            case DaemonStarted(version, state_dir, listen, webhook_listen):
+                own = {"webhook_listen": webhook_listen} if webhook_listen else {}
+                self._log.info("daemon.started", version=version, state_dir=state_dir, listen=listen, **own)
+            case WebhookReceived(provider, result):
+                self._log.debug("webhook.received", provider=provider, result=str(result))
             case DaemonStopping(running, drain_timeout_s):
                 self._log.info("daemon.stopping", running=running, drain_timeout_s=drain_timeout_s)
             case Warned(name, message):

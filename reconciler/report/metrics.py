@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -20,11 +21,22 @@ from prometheus_client.registry import Collector
 
 from reconciler import __version__
 from reconciler.conditions import conditions
-from reconciler.events import DeployFinished, DeployStarted, Event, GitOperation, PassFailed, PollFinished, Warned
+from reconciler.events import (
+    DeployFinished,
+    DeployStarted,
+    Event,
+    GitOperation,
+    HttpAnswered,
+    PassFailed,
+    PollFinished,
+    Warned,
+    WebhookReceived,
+)
 from reconciler.lifecycle import FINAL
 from reconciler.model import DeployStatus, HoldReason, StartReason, WaitReason
 from reconciler.planning import rests
 from reconciler.snapshot import Snapshot
+from reconciler.webhooks.delivery import Result as HookResult
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _DEPLOY_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600)
@@ -44,14 +56,27 @@ _LEAD_BUCKETS = (
 )
 _RESULTS = tuple(sorted(FINAL))
 _TRIGGERS = ("schedule", "startup", "config", "webhook", "api", "repair")
-_WARNINGS = ("lease.lost", "lease.not_renewed", "store.failed", "scheduler.tick_lost")
+_WARNINGS = (
+    "lease.lost",
+    "lease.not_renewed",
+    "store.failed",
+    "scheduler.tick_lost",
+    "webhook.commit_not_visible",
+    "webhook.refused",
+    "webhook.secret_unreadable",
+    "api.token_unreadable",
+)
+_HOOK_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1)
+_HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 _HELD_BY = (*HoldReason, *(reason for reason in WaitReason if reason is not WaitReason.IN_SYNC))
 
 
 class Metrics:
     """The registry, the counters, and what they listen to."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], heartbeat: Callable[[], float]) -> None:
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], heartbeat: Callable[[], float], providers: Iterable[str] = ()
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -104,6 +129,16 @@ class Metrics:
         beat.set_function(heartbeat)
         self.warnings = Counter("reconciler_warnings", "What the daemon complained of.", ["event"], registry=registry)
         self.failed_passes = Counter("reconciler_passes_failed", "Passes that ended in an error.", registry=registry)
+        self.http = Histogram(
+            "reconciler_http_request_duration_seconds",
+            "Time of answers to HTTP requests, by the route's template.",
+            ["handler", "method", "code"],
+            buckets=_HTTP_BUCKETS,
+            registry=registry,
+        )
+        # Looking a series up by its labels takes longer than counting in it.
+        self._http_series = cache(lambda handler, method, kind: self.http.labels(handler, method, f"{kind}xx"))
+        self.hooks = _Hooks(providers, registry)
         for event in _WARNINGS:
             self.warnings.labels(event)
         for trigger in _TRIGGERS:
@@ -145,6 +180,10 @@ class Metrics:
                 self.git.labels(operation).observe(duration_s)
             case Warned(name) if name in _WARNINGS:
                 self.warnings.labels(name).inc()
+            case WebhookReceived(provider, result, duration_s):
+                self.hooks.count(provider, result, duration_s)
+            case HttpAnswered(handler, method, status, duration_s):
+                self._http_series(handler, method, status // 100).observe(duration_s)
             case PassFailed():
                 self.failed_passes.inc()
             case DeployStarted() | DeployFinished():
@@ -176,6 +215,43 @@ class Metrics:
         self.declare()
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type
+
+
+class _Hooks:
+    """Counts deliveries of the providers that are on; no label comes from a payload, and none from a stranger."""
+
+    def __init__(self, providers: Iterable[str], registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "reconciler_webhook_requests",
+            "Deliveries, by what became of them.",
+            ["provider", "result"],
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "reconciler_webhook_request_duration_seconds",
+            "Time to verify a delivery and to act on it.",
+            ["provider"],
+            buckets=_HOOK_BUCKETS,
+            registry=registry,
+        )
+        self.last = Gauge(
+            "reconciler_webhook_last_accepted_timestamp_seconds",
+            "When a delivery was last accepted.",
+            ["provider"],
+            registry=registry,
+        )
+        self._count, self._time = cache(self.requests.labels), cache(self.duration.labels)
+        for provider in providers:
+            self._time(provider)
+            for result in HookResult:
+                self._count(provider, str(result))
+
+    def count(self, provider: str, result: str, duration_s: float) -> None:
+        """Count one delivery."""
+        self._count(provider, str(result)).inc()
+        self._time(provider).observe(duration_s)
+        if result in (HookResult.ACCEPTED, HookResult.DUPLICATE, HookResult.UNMATCHED):
+            self.last.labels(provider).set_to_current_time()
 
 
 def _gauge(name: str, text: str, labels: Iterable[str] = ()) -> GaugeMetricFamily:

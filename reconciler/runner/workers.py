@@ -61,6 +61,8 @@ class WorkerPool:
         Waiting for a free worker does not count.
         """
         async with self._slots:
+            if self._closed:
+                raise WorkerFailed("the daemon is stopping", late=False)
             worker = self._idle.pop() if self._idle else await self._spawn()
             try:
                 async with asyncio.timeout(timeout_s):

@@ -340,9 +340,10 @@ class Store:
         row = self._run("deploy", id=deploy_id).fetchone()
         return rows.deploy(row) if row else None
 
-    def history(self, target: str, limit: int) -> list[Deploy]:
-        """Return the newest `limit` deploys of a target, the newest first."""
-        return [rows.deploy(row) for row in self._run("history", target=target, limit=limit)]
+    def history(self, target: str, limit: int, before: int | None = None) -> list[Deploy]:
+        """Return the newest `limit` deploys of a target whose token is below `before`, the newest first."""
+        values = {"target": target, "limit": limit, "before": before}
+        return [rows.deploy(row) for row in self._run("history", **values)]
 
     def last_deploys(self) -> dict[str, Deploy]:
         """Return the newest deploy of every target."""

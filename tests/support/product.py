@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -10,10 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from support.hooks import Sent
 
 PATIENCE_S = 30.0  # for things that take milliseconds, on a machine that may be busy
 
@@ -21,14 +25,14 @@ PATIENCE_S = 30.0  # for things that take milliseconds, on a machine that may be
 class Product:
     """One config repository, one state directory, one site that deploys write to."""
 
-    def __init__(self, root: Path, config_url: str, settings: str = "") -> None:
+    def __init__(self, root: Path, config_url: str, settings: str = "", interval: str = "1s") -> None:
         self.root = root
         self.site = root / "site"
         self.site.mkdir(exist_ok=True)
         self.state = root / "state"
         self.settings = root / "reconciler.yaml"
         self.settings.write_text(
-            f"config_repo: {{url: '{config_url}', interval: 1s}}\n"
+            f"config_repo: {{url: '{config_url}', interval: {interval}}}\n"
             f"state_dir: {self.state}\nlisten: 127.0.0.1:0\nallow_local_repos: true\nkill_grace: 1s\n"
             f"pass_env: [PATH, SITE, DEMO_VARIABLE]\nlog: {{format: json}}\n{settings}"
         )
@@ -95,6 +99,19 @@ class Product:
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a request was answered with."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
 class Daemon:
     """A running daemon."""
 
@@ -103,11 +120,36 @@ class Daemon:
         self.process = process
         self._begins = len(product.log_lines())
 
-    def address(self) -> str | None:
+    def address(self, key: str = "listen") -> str | None:
         for line in self.product.log_lines()[self._begins :]:
             if line["event"] == "daemon.started":
-                return str(line["listen"])
+                return str(line[key])
         return None
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}, key: str = "listen"
+    ) -> Answer:
+        """Send one request over a connection of its own."""
+        address = self.address(key)
+        assert address is not None
+        connection = http.client.HTTPConnection(address, timeout=20)
+        try:
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            return Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
+        finally:
+            connection.close()
+
+    def post(self, sent: Sent, key: str = "listen") -> Answer:
+        """Send a webhook's delivery."""
+        return self.ask("POST", sent.path, sent.body, sent.headers, key)
+
+    def metric(self, line: str) -> float:
+        """Return the value of one series of /metrics; 0 where there is none."""
+        for found in self.get("/metrics").splitlines():
+            if found.startswith(line + " "):
+                return float(found.rpartition(" ")[2])
+        return 0.0
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://{self.address()}{path}", timeout=10) as answer:

@@ -11,10 +11,10 @@ from support.repos import MAKEFILE, Application, Config, target, targets
 class World:
     """One target named api, unless a test pins others. Both repositories lie below `git`, for servers of them."""
 
-    def __init__(self, root: Path, settings: str = "", makefile: str = MAKEFILE) -> None:
+    def __init__(self, root: Path, settings: str = "", makefile: str = MAKEFILE, interval: str = "1s") -> None:
         self.app = Application(root / "git" / "app", makefile)
         self.config = Config(root / "git" / "config")
-        self.product = Product(root, self.config.url, settings)
+        self.product = Product(root, self.config.url, settings, interval)
 
     def pin(self, commit: str, **keys: str) -> str:
         """Pin api; values of `keys` are YAML. Return the config commit."""

@@ -153,7 +153,8 @@ SELECT target, fence, holder FROM leases WHERE target = :target;
 SELECT * FROM deploys WHERE id = :id;
 
 -- name: history
-SELECT * FROM deploys WHERE target = :target ORDER BY fence DESC LIMIT :limit;
+SELECT * FROM deploys WHERE target = :target AND fence < COALESCE(:before, 9223372036854775807)
+ORDER BY fence DESC LIMIT :limit;
 
 -- name: last_deploys
 SELECT d.* FROM deploys AS d

@@ -1,0 +1,13 @@
+"""All benchmarks in a row, or those named: python -m benchmarks [NAME ...]."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("webhooks",)
+
+if __name__ == "__main__":
+    wanted, sys.argv[1:] = sys.argv[1:] or list(NAMES), []
+    for name in wanted:
+        importlib.import_module(f"benchmarks.{name}").main()
