@@ -67,10 +67,12 @@ class Load:
 
     @property
     def per_second(self) -> float:
+        """Answers a second."""
         return self.answers / self.seconds
 
 
 def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -110,6 +112,7 @@ def request(number: int) -> bytes:
 
 
 async def one_client(port: int, until: float, index: int, times: list[float], bad: list[bytes]) -> None:
+    """Send deliveries one after the other until a moment."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     number = index * 10_000_000
     while time.perf_counter() < until:
@@ -170,7 +173,8 @@ def main() -> None:
         port, bare_port = free_port(), free_port()
         (root / "reconciler.yaml").write_text(
             f"config_repo: {{url: {root}/config, interval: 1h}}\nallow_local_repos: true\nstate_dir: {root}/state\n"
-            f"listen: 127.0.0.1:{port}\nwebhooks: {{github: {{secret_files: [{root}/secret]}}}}\nlog: {{level: error}}\n"
+            f"listen: 127.0.0.1:{port}\nlog: {{level: error}}\n"
+            f"webhooks: {{github: {{secret_files: [{root}/secret]}}}}\n"
         )
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         core = min(range(os.cpu_count() or 1))
@@ -186,23 +190,19 @@ def main() -> None:
             alone = asyncio.run(load(port, seconds, connections=2))
             beside = asyncio.run(beside_slow_clients(port, seconds))
     print(f"signed webhooks of {len(BODY)} bytes on one core, {CONNECTIONS} connections")
-    print(
-        f"  bare aiohttp handler with HMAC   {bare.per_second:8.0f}/s  p50 {bare.p50_ms:6.2f} ms  p99 {bare.p99_ms:6.2f} ms"
-    )
-    print(
-        f"  reconciler                       {ours.per_second:8.0f}/s  p50 {ours.p50_ms:6.2f} ms  p99 {ours.p99_ms:6.2f} ms"
-    )
-    print(
-        f"  ratio {ours.per_second / bare.per_second:.2f}; refused {ours.bad} of {ours.answers}; memory grew {grown} KiB"
-    )
+    show("bare aiohttp handler with HMAC", bare)
+    show("reconciler", ours)
+    print(f"  ratio {ours.per_second / bare.per_second:.2f}; memory grew {grown} KiB")
     print(f"good deliveries over 2 connections beside {SLOW} slow ones")
-    print(
-        f"  alone                            {alone.per_second:8.0f}/s  p50 {alone.p50_ms:6.2f} ms  p99 {alone.p99_ms:6.2f} ms"
-    )
-    print(
-        f"  beside them                      {beside.per_second:8.0f}/s  p50 {beside.p50_ms:6.2f} ms  p99 {beside.p99_ms:6.2f} ms"
-    )
-    print(f"  ratio {beside.per_second / alone.per_second:.2f}; refused {beside.bad} of {beside.answers}")
+    show("alone", alone)
+    show("beside them", beside)
+    print(f"  ratio {beside.per_second / alone.per_second:.2f}")
+
+
+def show(name: str, found: Load) -> None:
+    """Print one load."""
+    rate = f"{found.per_second:8.0f}/s  p50 {found.p50_ms:6.2f} ms  p99 {found.p99_ms:6.2f} ms"
+    print(f"  {name:<32} {rate}  refused {found.bad} of {found.answers}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
@@ -187,6 +188,7 @@ class Daemon:
             waking_server = await waking.listen(self._state.path, self._woken)
             self._reporter.hear(DaemonStarted(__version__, str(self._state.path), address, webhook_address))
             self._warn()
+            scheduler.add_listener(self._tick_failed, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
             scheduler.add_job(self._tick, NoCatchUp(), id="tick")
             scheduler.start()
             watching = asyncio.create_task(self._watch(scheduler), name="watch")
@@ -250,6 +252,11 @@ class Daemon:
             await self._deployer.prune()
             if not self._deployer.running:  # a checkout borrows objects from its mirror
                 await asyncio.to_thread(remove_unneeded, self._state.mirrors, self.poller.states)
+
+    def _tick_failed(self, event: Any) -> None:
+        """Tell of a tick that APScheduler left out or that raised: by itself it only writes to its own log."""
+        error = getattr(event, "exception", None)
+        self._reporter.hear(Warned("scheduler.tick_lost", repr(error) if error else "the last one was still running"))
 
     async def _watch(self, scheduler: Any) -> None:
         """Bring back a tick that a jump of the wall clock took away: APScheduler sleeps until a wall time."""

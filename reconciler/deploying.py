@@ -250,9 +250,13 @@ class Deployer:
 
     async def _record(self, deploy: Deploy, lease: Lease, outcome: Outcome, target: Target | None) -> None:
         """Write the outcome, however long the store refuses; the supervisor's result waits on disk."""
+        made = None
+        if outcome.status is DeployStatus.SUCCEEDED and target is not None:
+            mirror = self._state.mirrors / mirror_name(target.source)
+            made = await asyncio.to_thread(objects.commit_time, mirror, deploy.version.commit)
         while True:
             try:
-                await self._db(self._store.finish, deploy, lease, outcome, clock.now())
+                await self._db(self._store.finish, deploy, lease, outcome, clock.now(), made)
                 break
             except self._store.errors as error:
                 self._state.drop_ballast()
@@ -260,9 +264,7 @@ class Deployer:
                 await asyncio.sleep(RECORD_AGAIN_S)
         lead = restore = None
         now = clock.now()
-        if outcome.status is DeployStatus.SUCCEEDED and target is not None:
-            mirror = self._state.mirrors / mirror_name(target.source)
-            made = await asyncio.to_thread(objects.commit_time, mirror, deploy.version.commit)
+        if outcome.status is DeployStatus.SUCCEEDED:
             lead = max(0.0, (now - made).total_seconds()) if made else None
             failing_since = await self._db(self._store.failing_since, deploy)
             restore = max(0.0, (now - failing_since).total_seconds()) if failing_since else None

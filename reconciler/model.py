@@ -194,6 +194,7 @@ class Observed:
     failures: int = 0  # failed attempts in a row at `attempted`
     deployed: Version | None = None
     deployed_at: datetime | None = None
+    deployed_commit_at: datetime | None = None  # when the deployed commit was made
     rollback_status: DeployStatus | None = None  # of the rollback that followed the failure of `attempted`
     live: LiveDeploy | None = None
     request: Request | None = None  # only one that is not handled yet

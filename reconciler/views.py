@@ -84,7 +84,6 @@ class EntryView(TypedDict):
     commit: str
     file: str
     line: int
-    column: int
     error: str | None
 
 
@@ -292,7 +291,6 @@ def _entry_view(entry: KnownEntry) -> EntryView:
         "commit": entry.commit,
         "file": entry.place.file,
         "line": entry.place.line,
-        "column": entry.place.column,
         "error": "; ".join(entry.problems) or None,
     }
 

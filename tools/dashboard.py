@@ -224,6 +224,22 @@ ROWS: dict[str, list[Panel]] = {
             "reqps",
         ),
         Panel(
+            "Webhooks",
+            "Deliveries by what became of them; unauthenticated ones mean that secrets differ.",
+            {
+                "{{provider}} {{result}}": "sum by (provider, result) "
+                '(rate(reconciler_webhook_requests_total{job="$job"}[$__rate_interval]))'
+            },
+            "reqps",
+        ),
+        Panel(
+            "Last webhook",
+            "When a delivery was last accepted, by provider; a forge may switch a hook off.",
+            {"{{provider}}": 'time() - reconciler_webhook_last_accepted_timestamp_seconds{job="$job"}'},
+            "s",
+            "stat",
+        ),
+        Panel(
             "Failed polls in a row",
             "By source; anything above zero for long needs somebody.",
             {"{{repo}}": 'reconciler_poll_consecutive_failures{job="$job"}'},
@@ -270,6 +286,26 @@ ROWS: dict[str, list[Panel]] = {
                 "{{event}}": 'sum by (event) (increase(reconciler_warnings_total{job="$job"}[$__rate_interval]))',
                 "failed passes": 'sum(increase(reconciler_passes_failed_total{job="$job"}[$__rate_interval]))',
             },
+        ),
+        Panel(
+            "HTTP",
+            "Answers by route and kind.",
+            {
+                "{{handler}} {{code}}": "sum by (handler, code) "
+                '(rate(reconciler_http_request_duration_seconds_count{job="$job"}[$__rate_interval]))'
+            },
+            "reqps",
+        ),
+        Panel(
+            "Log lines",
+            "What the daemon logged, by level.",
+            {"{{level}}": 'sum by (level) (rate(reconciler_log_messages_total{job="$job"}[$__rate_interval]))'},
+            "logs",
+        ),
+        Panel(
+            "Lost ticks",
+            "Turns of the scheduler that came late or were left out.",
+            {"lost": 'sum(increase(reconciler_scheduler_missed_runs_total{job="$job"}[$__rate_interval]))'},
         ),
         Panel("Version", "What runs.", {"{{version}}": 'reconciler_build_info{job="$job"}'}, "short", "stat"),
     ],

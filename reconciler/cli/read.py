@@ -70,7 +70,7 @@ def why(*, target: str, **flags: Any) -> int:
         (view,) = asked.targets(target)
     decision, entry, last = view["decision"], view["config"], view["last_deploy"]
     click.echo(f"{target}: {decision['kind']}, {decision['reason']}: {safe(decision['message'])}")
-    place = f"{entry['file']}:{entry['line']}:{entry['column']}"
+    place = f"{entry['file']}:{entry['line']}"
     rows = [("declared in", f"{place} at config commit {short(entry['commit'])}")]
     if decision["rule"] is not None:
         rule = RULES[decision["rule"] - 1]

@@ -37,6 +37,27 @@ def _one_line_values(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
     return {key: one_line(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
+class _Count:
+    """Counts lines by level on their way out."""
+
+    def __init__(self) -> None:
+        self.lines = dict.fromkeys(LEVELS, 0)
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        level = event.get("level", "")
+        self.lines[level] = self.lines.get(level, 0) + 1
+        return event
+
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+_COUNT = _Count()  # a process has one log
+
+
+def written() -> dict[str, int]:
+    """Return how many lines of each level this process has logged."""
+    return dict(_COUNT.lines)
+
+
 def configure(log: Log, stream: TextIO = sys.stderr) -> None:
     """Send structlog's events to `stream`, and those of libraries (warnings and worse) with them."""
     kind = log.format
@@ -54,6 +75,7 @@ def configure(log: Log, stream: TextIO = sys.stderr) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _one_line_values,
+            _COUNT,
             renderers[kind],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log.level.upper()]),

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, write_to_textfile
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -35,6 +35,7 @@ from reconciler.events import (
 from reconciler.lifecycle import FINAL
 from reconciler.model import DeployStatus, HoldReason, StartReason, WaitReason
 from reconciler.planning import rests
+from reconciler.report import logs
 from reconciler.snapshot import Snapshot
 from reconciler.webhooks.delivery import Result as HookResult
 
@@ -128,6 +129,9 @@ class Metrics:
         )
         beat.set_function(heartbeat)
         self.warnings = Counter("reconciler_warnings", "What the daemon complained of.", ["event"], registry=registry)
+        self.missed = Counter(
+            "reconciler_scheduler_missed_runs", "Ticks that came late or were left out.", registry=registry
+        )
         self.failed_passes = Counter("reconciler_passes_failed", "Passes that ended in an error.", registry=registry)
         self.http = Histogram(
             "reconciler_http_request_duration_seconds",
@@ -180,6 +184,8 @@ class Metrics:
                 self.git.labels(operation).observe(duration_s)
             case Warned(name) if name in _WARNINGS:
                 self.warnings.labels(name).inc()
+                if name == "scheduler.tick_lost":
+                    self.missed.inc()
             case WebhookReceived(provider, result, duration_s):
                 self.hooks.count(provider, result, duration_s)
             case HttpAnswered(handler, method, status, duration_s):
@@ -272,10 +278,14 @@ class _State(Collector):
         """Return nothing: what is collected is not known before the first pass."""
         return []
 
-    def collect(self) -> Iterable[GaugeMetricFamily | InfoMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """Return every state gauge."""
         snapshot = self._snapshot()
         yield InfoMetricFamily("reconciler_build", "The running version.", {"version": __version__})
+        messages = CounterMetricFamily("reconciler_log_messages", "Lines that were logged.", labels=["level"])
+        for level, count in logs.written().items():
+            messages.add_metric([level], count)
+        yield messages
         yield from _config(snapshot)
         yield from _sources(snapshot)
         yield from _targets(snapshot)
@@ -323,6 +333,7 @@ def _targets(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:
     suspended = _gauge("target_suspended", "Whether deploys are suspended.", ["target"])
     stalled = _gauge("target_stalled", "Whether a person or a new commit must act.", ["target"])
     held = _gauge("target_held", "Why nothing is started now.", ["target", "reason"])
+    age = _gauge("target_deployed_commit_timestamp_seconds", "When the deployed commit was made.", ["target"])
     changed = _gauge("target_desired_change_timestamp_seconds", "When the desired version last changed.", ["target"])
     for name, planned in snapshot.plan.targets.items():
         record, target = snapshot.records.get(name), planned.facts.target
@@ -338,9 +349,11 @@ def _targets(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:
         for kind, version in (("desired", record.desired.version), ("deployed", record.observed.deployed)):
             if version is not None:
                 revision.add_metric([name, kind, version.commit], 1)
+        if record.observed.deployed_commit_at:
+            age.add_metric([name], _since(record.observed.deployed_commit_at))
         if record.desired_since:
             changed.add_metric([name], _since(record.desired_since))
-    return [info, revision, in_sync, suspended, stalled, held, changed]
+    return [info, revision, in_sync, suspended, stalled, held, changed, age]
 
 
 def _deploys(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:

@@ -66,6 +66,7 @@ class Store:
         try:
             connection = _connect(path, "rwc")
             _check(connection)
+            _keep_copy(connection, path)
             migrations.migrate(connection)
         except sqlite3.OperationalError as error:
             raise StateError(
@@ -290,10 +291,13 @@ class Store:
             ).fetchone()
         return Lease(seen.target, int(row["fence"]), seen.holder) if row else None
 
-    def finish(self, deploy: Deploy, lease: Lease, outcome: Outcome, now: datetime) -> None:
+    def finish(
+        self, deploy: Deploy, lease: Lease, outcome: Outcome, now: datetime, made_at: datetime | None = None
+    ) -> None:
         """Record how a deploy ended and release the lease, in one transaction guarded by the token.
 
-        Raises LeaseLost, having written nothing, where the token is stale or the deploy has ended already.
+        `made_at` is when its commit was made. Raises LeaseLost, having written nothing, where the token is stale or the
+        deploy has ended already.
         """
         version = {"commit_id": deploy.version.commit, "digest": deploy.version.digest}
         sources = sources_of(outcome.status)  # the table of moves guards the write
@@ -328,7 +332,8 @@ class Store:
                     **version,
                 )
             if outcome.status is DeployStatus.SUCCEEDED:
-                self._run("record_deployed", target=deploy.target, id=deploy.id, now=rows.to_text(now), **version)
+                moments = {"now": rows.to_text(now), "made_at": rows.to_text(made_at)}
+                self._run("record_deployed", target=deploy.target, id=deploy.id, **moments, **version)
             self._run("release", **asdict(lease))
 
     def live_deploys(self) -> list[Deploy]:
@@ -390,6 +395,18 @@ def _check(connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA quick_check(1)").fetchone()
     if not found or found[0] != "ok":
         raise sqlite3.DatabaseError(found[0] if found else "the check gave no answer")
+
+
+def _keep_copy(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy the database beside itself before its schema moves forward: the way back for an older program."""
+    version = migrations.current_version(connection)
+    copy = path.with_name(f"{path.name}.schema-{version}")
+    if 0 < version < migrations.newest_version():
+        beside = copy.with_name(f".{copy.name}")
+        beside.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(beside),))
+        beside.chmod(0o600)
+        beside.replace(copy)
 
 
 def _require_target(changed: bool, name: str) -> None:

@@ -122,6 +122,7 @@ def _observed(row: Row) -> Observed:
         failures=row["failures"],
         deployed=_version(row["deployed_commit"], row["deployed_digest"]),
         deployed_at=to_time(row["deployed_at"]),
+        deployed_commit_at=to_time(row["deployed_commit_at"]),
         rollback_status=_optional(row["rollback_status"], DeployStatus),
         live=live,
         request=request,

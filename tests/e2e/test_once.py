@@ -413,7 +413,7 @@ def test_why_names_the_rule_and_what_changes_it(world: World) -> None:
     assert "api: hold, stalled:" in said
     assert "5: no request, desired = last attempted, failures > limit" in said
     assert "reconciler logs api.1" in said
-    assert "deployments/all.yaml:2:3 at config commit" in said
+    assert "deployments/all.yaml:2 at config commit" in said
 
 
 def test_history_logs_and_diff(world: World) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.hooks import SECRET, push
 from support.needs import need_program
 from support.product import PATIENCE_S, Daemon, Product
 from support.repos import MAKEFILE, Application, Config, target, targets
@@ -159,7 +160,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Product,
     need_program("prometheus", "prometheus")
     root = tmp_path_factory.mktemp("history")
     app, config = Application(root / "app", MAKEFILE), Config(root / "config")
-    product = Product(root, config.url)
+    (root / "secret").write_bytes(SECRET)
+    product = Product(root, config.url, f"webhooks: {{gitlab: {{secret_files: [{root}/secret]}}}}\n")
     broken, slow = app.release(FAIL), app.release(SLOW)
     fine = app.release(MAKEFILE)
 
@@ -183,6 +185,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Product,
             daemon.wait_in_sync("rolled", app.first)
             prometheus.wait_for('reconciler_deploys_total{target="good", result="succeeded"} == 1')
             pin(fine, broken)
+            assert daemon.post(push("gitlab", config.url, after=config.head).signed()).status == 202
+            assert daemon.post(push("gitlab", config.url)).status == 401
             daemon.wait_in_sync("good", fine)
             daemon.wait_reason("rolled", "rolled_back")
             daemon.wait_reason("bad", "stalled")
@@ -242,6 +246,8 @@ EXPECTED = {
     },
     "sum by (environment) (reconciler_target_info)": {"production": 2.0, "": 4.0},
     "reconciler_deploys_running": {"": 1.0},
+    "sum by (result) (reconciler_webhook_requests_total) > 0": {"accepted": 1.0, "unauthenticated": 1.0},
+    "count by (target) (reconciler_target_deployed_commit_timestamp_seconds)": {"good": 1.0, "rolled": 1.0},
 }
 
 

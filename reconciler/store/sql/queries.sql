@@ -38,7 +38,7 @@ SELECT
     t.name, t.generation, t.desired_commit, t.desired_digest, t.desired_revision, t.desired_since,
     t.problem_reason, t.problem_message, t.behind,
     t.attempted_commit, t.attempted_digest, t.attempted_status, t.attempted_reason, t.attempted_at, t.failures,
-    t.deployed_commit, t.deployed_digest, t.deployed_at, t.rollback_status, t.drift,
+    t.deployed_commit, t.deployed_digest, t.deployed_at, t.deployed_commit_at, t.rollback_status, t.drift,
     t.request_token, t.request_by, t.request_now, t.request_env, t.handled_token,
     t.suspended_reason, t.suspended_by, t.suspended_until,
     d.id AS live_id, d.commit_id AS live_commit, d.digest AS live_digest,
@@ -122,6 +122,7 @@ WHERE name = :target;
 -- name: record_deployed
 UPDATE targets SET
     deployed_commit = :commit_id, deployed_digest = :digest, deployed_at = :now, deployed_deploy = :id, drift = NULL,
+    deployed_commit_at = :made_at,
     deployed_generation = (SELECT generation FROM deploys WHERE id = :id)
 WHERE name = :target;
 
