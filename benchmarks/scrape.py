@@ -51,8 +51,9 @@ def make_world(root: Path) -> None:
         (folder / "Makefile").write_text(MAKEFILE)
         git(folder, "add", "-A")
         git(folder, "commit", "-qm", "first")
-        for twin in range(TARGETS // SOURCES):
-            entries.append(f"  t{number}-{twin}: {{repo: {folder}, commit: {git(folder, 'rev-parse', 'HEAD')}}}\n")
+        head = git(folder, "rev-parse", "HEAD")
+        twins = range(TARGETS // SOURCES)
+        entries += [f"  t{number}-{twin}: {{repo: {folder}, commit: {head}}}\n" for twin in twins]
     config = root / "config"
     (config / "deployments").mkdir(parents=True)
     git(config, "init", "-q", "-b", "main")

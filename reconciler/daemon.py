@@ -25,12 +25,14 @@ from reconciler.deploying import Deployer
 from reconciler.doors import Doors
 from reconciler.errors import CannotTell, SettingsError
 from reconciler.events import DaemonStarted, DaemonStopping, Event, Listener, PassFailed, Warned
+from reconciler.gathering import in_force
 from reconciler.git.asking import Asking
 from reconciler.git.credentials import Credentials
 from reconciler.git.library import prepare
 from reconciler.git.mirror import remove_unneeded
 from reconciler.git.refs import Refs
 from reconciler.hooking import Hooks
+from reconciler.observing import Observer
 from reconciler.polling import Poller
 from reconciler.reconcile import Reconciler, start_key
 from reconciler.report.logs import LogListener
@@ -40,6 +42,9 @@ from reconciler.serving import Serving
 from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
+from reconciler.trusting import Trust
+from reconciler.vault import Vault
+from reconciler.writing import Writer
 
 TICK_S = 1.0
 LATE_TICK_S = 2.5  # a tick that is so late was lost to a change of the wall clock
@@ -48,6 +53,7 @@ PRUNE_EVERY_S = 3_600.0
 SAVE_SOURCES_EVERY_S = 30.0  # unchanged polls are written together: a restart may forget so much of them
 MAX_PASS_BACKOFF_S = 15.0
 GIT_WORKERS = 4
+LOOK_AT_SECRETS_S = 10.0
 
 
 class NoCatchUp(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
@@ -111,11 +117,15 @@ class Daemon:
             ask=Asking(self._workers.ask, WorkerFailed),
             credentials=Credentials(settings.credentials),
             listener=self._reporter,
+            trust=Trust(settings.key_sets),
+            vault=Vault(settings, self._state.mirrors, self._state.key()),
         )
         self._refs = Refs(doors.credentials, self._state.mirrors, settings.git_timeout_s, doors.ask, self._git)
         self.poller = Poller(doors, self._refs, lambda _url: self._wake.set())
         self._deployer = Deployer(doors, self._wake.set, self.poller.repair)
-        self._reconciler = Reconciler(doors, self.poller, self._deployer)
+        self._observer = Observer(doors, self._wake.set)
+        self._writer = Writer(doors, lambda: self.poller.poke(self._config_url, "config"))
+        self._reconciler = Reconciler(doors, self.poller, self._deployer, self._writer)
         self._metrics = Metrics(self._snapshot, self._heartbeat, settings.webhooks)
         self._reporter.listeners = [LogListener(), self._metrics]
         hooks = Hooks(dict(settings.webhooks.items()), self.poller, self._reporter)
@@ -150,6 +160,9 @@ class Daemon:
                 raise CannotTell(f"the config repository cannot be read: {source.reason}: {source.message}")
             await self._reconciler.load_config()
             await self.poller.settle()
+            snapshot = await self._reconciler.run_pass(start=False)
+            self._observer.look(in_force(snapshot.entries), snapshot.records, at_once=True)
+            await self._observer.settle()
             snapshot = await self._pass_until_quiet(start=start)
             if textfile is not None:
                 self._metrics.write_textfile(textfile)
@@ -164,6 +177,9 @@ class Daemon:
             before = frozenset(started)
             snapshot = await self._reconciler.run_pass(start=start, skip=before)
             started |= {start_key(*begun) for begun in snapshot.plan.starts}
+            if await self._writer.settle():  # the new pin is the config repository's newest commit
+                await self.poller.settle()
+                continue
             if not start or (started == before and not self._deployer.running):
                 return await self._reconciler.run_pass(start=False)
             if self._deployer.running:
@@ -244,6 +260,8 @@ class Daemon:
         """Turn the scheduler: the one job that APScheduler has."""
         self._last_tick, self._last_tick_at = clock.monotonic(), clock.now()
         self.poller.tick()
+        snapshot = self._reconciler.snapshot
+        self._observer.look(in_force(snapshot.entries), snapshot.records)
         if self._last_tick - self._last_save > SAVE_SOURCES_EVERY_S:
             self._last_save = self._last_tick
             await self._db(self._store.save_sources, self.poller.take_dirty())
@@ -277,6 +295,8 @@ class Daemon:
                 room = await asyncio.to_thread(self._state.keep_ballast)
                 snapshot = await self._reconciler.run_pass(start=room)
                 failures, pause = 0, _until(snapshot.plan.next_change)
+                if any(planned.facts.target.redeploy_on_secret_change for planned in snapshot.plan.targets.values()):
+                    pause = min(pause or LOOK_AT_SECRETS_S, LOOK_AT_SECRETS_S)  # nothing tells of a changed file
                 self._problem = None if room else f"the disk of {self._state.path} is full; free some space"
                 if not room:
                     raise OSError(self._problem)
@@ -291,6 +311,8 @@ class Daemon:
 
     async def _close(self) -> None:
         await self.poller.close()
+        await self._observer.close()
+        await self._writer.close()
         await self._refs.close()
         await self._workers.close()
         await self._serving.stop()

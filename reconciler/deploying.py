@@ -37,7 +37,7 @@ from reconciler.model import (
 from reconciler.runner import cgroups, deploys, output
 from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.runner.environment import step_environment
-from reconciler.runner.secrets import SecretMissing, masks, read_secrets
+from reconciler.runner.secrets import SecretMissing, masks
 from reconciler.spec import Target
 
 LEASE_TTL_S = 60.0
@@ -73,6 +73,7 @@ class Deployer:
         self._store = doors.store
         self._db = doors.db
         self._ask = doors.ask
+        self._vault = doors.vault
         self._listener = doors.listener
         self._ended = ended
         self._damaged = damaged
@@ -137,7 +138,8 @@ class Deployer:
         patience = self._settings.kill_grace_s + RECOVERY_PATIENCE_S
         left = await self._db(self._store.live_deploys)
         await asyncio.gather(*(self._recover(deploy, patience) for deploy in left))
-        for folder in self._state.runs.iterdir():
+        for folder in self._state.runs.iterdir():  # what is left belongs to no deploy: an observer, or a half start
+            await asyncio.to_thread(deploys.recover, folder, folder.name, patience)
             await asyncio.to_thread(deploys.forget, folder)
 
     async def _recover(self, deploy: Deploy, patience_s: float) -> None:
@@ -175,7 +177,8 @@ class Deployer:
     async def _run(self, live: _Live, lease: Lease, one_time: Mapping[str, str]) -> Outcome:
         deploy, target = live.deploy, live.target
         try:
-            secrets = await asyncio.to_thread(read_secrets, self._settings.secrets_dir, target.name, target.secrets)
+            head = await self._db(self._store.config_head)
+            secrets = await asyncio.to_thread(self._vault.read, target, head.commit if head else None)
             job = self._job(live, {**secrets, **one_time}, list(secrets.values()))
             await self._checkout(deploy, target, job)
             if (stop := live.asked_to_stop()) is not None:

@@ -10,6 +10,8 @@ from reconciler.git.asking import Asking
 from reconciler.git.credentials import Credentials
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
+from reconciler.trusting import Trust
+from reconciler.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +26,5 @@ class Doors:
     ask: Asking  # worker processes, for fetches and checkouts
     credentials: Credentials
     listener: Listener
+    trust: Trust
+    vault: Vault

@@ -121,6 +121,15 @@ class DeployFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetObserved:
+    """It was asked what is really deployed. `result` is same, drift or failed; a failure is no drift."""
+
+    target: str
+    result: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class PassFailed:
     """A pass ended in an error; the next one is in `next_in_s` seconds."""
 
@@ -141,6 +150,7 @@ Event = (
     | Decided
     | DeployStarted
     | DeployFinished
+    | TargetObserved
     | PassFailed
 )
 

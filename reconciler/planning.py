@@ -198,7 +198,22 @@ def _stalled(facts: Facts) -> Decision | None:
     return Hold(HoldReason.STALLED, f"{tries}{reason}, and so did the rollback to {short(good.commit)}")
 
 
+def _heals_at(facts: Facts) -> datetime | None:
+    """Return when drift may be healed, where that is later than now: as long after a deploy as it is looked for."""
+    observed, observe = facts.observed, facts.target.observe
+    if observed.drift is None or observe is None or observed.attempted_at is None:
+        return None
+    due = observed.attempted_at + timedelta(seconds=observe.every_s)
+    return due if observed.attempted_at <= facts.now < due else None
+
+
 def _backoff(facts: Facts) -> Decision | None:
+    if facts.is_retry and (due := _heals_at(facts)) is not None:
+        seen = short(facts.observed.drift or "")
+        message = (
+            f"{seen} was seen instead of {short(facts.version.commit)}; it is deployed again at {due:%H:%M:%S} UTC"
+        )
+        return Wait(WaitReason.BACKOFF, message, due)
     if not facts.is_retry or (due := retry_due(facts)) is None:
         return None
     observed, limit = facts.observed, facts.target.retry.limit
@@ -233,7 +248,8 @@ def _at_capacity(facts: Facts) -> Decision | None:
 def _start(facts: Facts) -> Decision:
     observed, version = facts.observed, facts.version
     if observed.request is not None:
-        return Start(version, StartReason.REQUESTED, f"requested by {observed.request.requested_by}")
+        how = ", whatever its window" if observed.request.now and facts.target.windows else ""
+        return Start(version, StartReason.REQUESTED, f"requested by {observed.request.requested_by}{how}")
     if observed.attempted == version and observed.attempted_status is DeployStatus.SUCCEEDED:
         seen = short(observed.drift or "")
         return Start(version, StartReason.DRIFT, f"{seen} was seen instead of {short(version.commit)}")

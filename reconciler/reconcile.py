@@ -24,9 +24,11 @@ from reconciler.git.library import mirror_name
 from reconciler.model import ConfigHead, Desired, OutcomeReason, SourceState, Start, StartReason, TargetRecord
 from reconciler.planning import Plan
 from reconciler.polling import Poller
+from reconciler.resolving import Known, resolve, to_write
 from reconciler.snapshot import Snapshot
 from reconciler.spec import Target
 from reconciler.text import short
+from reconciler.writing import Writer
 
 
 def start_key(target: Target, start: Start) -> tuple[str, bool]:
@@ -37,8 +39,9 @@ def start_key(target: Target, start: Start) -> tuple[str, bool]:
 class Reconciler:
     """Passes over all targets of one config repository."""
 
-    def __init__(self, doors: Doors, poller: Poller, deployer: Deployer) -> None:
+    def __init__(self, doors: Doors, poller: Poller, deployer: Deployer, writer: Writer) -> None:
         self._doors = doors
+        self._writer = writer
         self._poller = poller
         self._deployer = deployer
         self._parsed: dict[tuple[str, str], ParsedFile] = {}  # by file and blob: an unchanged file is not parsed again
@@ -96,8 +99,9 @@ class Reconciler:
     async def _check_trust(self, repo: ConfigRepo, mirror: Path, head: ConfigHead | None, commit: str) -> None:
         """Raise SourceError for a config commit that the settings do not let into force."""
         if repo.signed_by:
-            message = "config_repo.signed_by is not acted on yet, and what cannot be checked is not put into force"
-            raise SourceError(SourceReason.FORBIDDEN, message)
+            problem = await self._doors.git(self._doors.trust.problem, mirror, commit, repo.signed_by)
+            if problem is not None:
+                raise SourceError(SourceReason.FORBIDDEN, problem)
         before = head.commit if head else ""
         if not repo.fast_forward_only or not before:
             return
@@ -133,7 +137,11 @@ class Reconciler:
         doors = self._doors
         await self.load_config()
         records = await doors.db(doors.store.targets)
-        desired = await doors.git(self._resolve, self._poller.states)
+        head = await doors.db(doors.store.config_head)
+        known = Known(doors.state.mirrors, doors.trust, doors.vault, head.commit if head else None)
+        desired = await doors.git(self._resolve, known, self._poller.states)
+        if start:
+            self._writer.write(await doors.git(to_write, known, list(self._targets.values())), self._targets)
         changed = {
             name: wanted for name, wanted in desired.items() if name not in records or records[name].desired != wanted
         }
@@ -156,12 +164,8 @@ class Reconciler:
             self._tell_decisions(self.snapshot)
         return snapshot
 
-    def _resolve(self, sources: Mapping[str, SourceState]) -> dict[str, Desired]:
-        mirrors, secrets_dir = self._doors.state.mirrors, self._doors.settings.secrets_dir
-        return {
-            name: resolving.resolve(mirrors, target, sources.get(target.source), secrets_dir)
-            for name, target in self._targets.items()
-        }
+    def _resolve(self, known: Known, sources: Mapping[str, SourceState]) -> dict[str, Desired]:
+        return {name: resolve(known, target, sources.get(target.source)) for name, target in self._targets.items()}
 
     async def _cancel(self, desired: Mapping[str, Desired], records: Mapping[str, TargetRecord]) -> None:
         """End running deploys that an operator, or a newer version, asks to end."""

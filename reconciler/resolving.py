@@ -14,15 +14,16 @@ from reconciler.config.settings import ConfigRepo
 from reconciler.git import objects
 from reconciler.git.library import mirror_name
 from reconciler.model import Desired, Hold, HoldReason, SourceState, Version
-from reconciler.runner.secrets import SecretMissing, read_secrets
+from reconciler.ranges import highest
+from reconciler.runner.secrets import SecretMissing
 from reconciler.spec import Follow, Target
 from reconciler.text import short
+from reconciler.trusting import Trust
+from reconciler.vault import Vault
 
 # Keys that the schema accepts and this version does not act on, with what happens instead.
 NOT_ACTED_ON = {
-    "observe": "drift is not looked for",
     "submodules": "submodules are not checked out",
-    "redeploy_on_secret_change": "a changed secret is used by the next deploy",
 }
 
 
@@ -38,12 +39,7 @@ class Needs:
 def not_acted_on(target: Target) -> list[str]:
     """Return a line for each key that the target uses and this version does not act on."""
     used = [key for key in NOT_ACTED_ON if getattr(target, key)]
-    lines = [f"{key} is not acted on yet: {NOT_ACTED_ON[key]}" for key in used]
-    if target.follow and target.follow.write:
-        lines.append("follow.write is not acted on yet: no pin is committed")
-    if target.follow and target.follow.semver:
-        lines.append("follow.semver is not acted on yet: no tag is compared with the range")
-    return lines
+    return [f"{key} is not acted on yet: {NOT_ACTED_ON[key]}" for key in used]
 
 
 def needs(targets: Iterable[Target], config_repo: ConfigRepo | None) -> dict[str, Needs]:
@@ -90,9 +86,19 @@ def known_refs(mirrors: Path, url: str, wanted: Iterable[str]) -> dict[str, str]
     return found
 
 
-def resolve(mirrors: Path, target: Target, source: SourceState | None, secrets_dir: str | None) -> Desired:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What refs, signatures and secrets are looked up in."""
+
+    mirrors: Path
+    trust: Trust
+    vault: Vault
+    config_commit: str | None
+
+
+def resolve(known: Known, target: Target, source: SourceState | None) -> Desired:
     """Return the version that is desired of a target, or the Hold that says why there is none."""
-    mirror = mirrors / mirror_name(target.source)
+    mirror = known.mirrors / mirror_name(target.source)
     followed = _followed(mirror, target.follow) if target.follow else None
     commit, name = target.commit, "pin"
     if commit is None:
@@ -107,12 +113,27 @@ def resolve(mirrors: Path, target: Target, source: SourceState | None, secrets_d
     behind = None
     if target.commit and followed:
         behind = objects.count_between(mirror, commit, followed[0])
-    problem = _untrusted(mirror, target, commit)
+    problem = _untrusted(known, mirror, target, commit)
     try:
-        read_secrets(secrets_dir, target.name, target.secrets)
+        secrets = known.vault.digest(target, known.config_commit)
+        if target.redeploy_on_secret_change and target.secrets:
+            version = Version(commit, f"{target.digest}-{secrets}")
     except SecretMissing as error:
         problem = problem or Hold(HoldReason.UNRESOLVED, str(error))
     return Desired(version, revision, problem, behind)
+
+
+def to_write(known: Known, targets: Iterable[Target]) -> dict[str, str]:
+    """Return the pins that the daemon should commit: what is followed, as far as it is trusted."""
+    found = {}
+    for target in targets:
+        if target.follow is None or not target.follow.write:
+            continue
+        mirror = known.mirrors / mirror_name(target.source)
+        newest = _followed(mirror, target.follow)
+        if newest is not None and _untrusted(known, mirror, target, newest[0]) is None:
+            found[target.name] = newest[0]
+    return found
 
 
 def _followed(mirror: Path, follow: Follow) -> tuple[str, str] | None:
@@ -124,18 +145,19 @@ def _followed(mirror: Path, follow: Follow) -> tuple[str, str] | None:
         found = objects.tags(mirror, follow.tag)
         newest = max(found, key=lambda name: (found[name][1], name), default=None)
         return (found[newest][0], newest) if newest else None
-    return None
+    found = objects.tags(mirror, "*")
+    best = highest(found, follow.semver or "", follow.prefix)
+    return (found[best][0], best) if best else None
 
 
 def _ref_in_words(follow: Follow | None) -> str:
-    if follow is None or follow.semver:
-        return "a semver range, which is not acted on yet,"
-    return f"branch {follow.branch}" if follow.branch else f"a tag like {follow.tag}"
+    if follow is None or follow.branch:
+        return f"branch {follow.branch}" if follow else "its commit"
+    return f"a tag like {follow.tag}" if follow.tag else f"a tag {follow.prefix}X.Y.Z within {follow.semver}"
 
 
-def _untrusted(mirror: Path, target: Target, commit: str) -> Hold | None:
-    if target.signed_by:
-        message = "signed_by is not acted on yet, and what cannot be checked is not deployed"
+def _untrusted(known: Known, mirror: Path, target: Target, commit: str) -> Hold | None:
+    if target.signed_by and (message := known.trust.problem(mirror, commit, target.signed_by)):
         return Hold(HoldReason.UNTRUSTED, message)
     if target.within is None:
         return None

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from reconciler import urls
+from reconciler.ranges import parse_range
 from reconciler.schedule import Window, parse_duration, parse_window
 
 MAX_STEPS = 50
@@ -83,6 +84,11 @@ def _repo(text: str) -> str:
 
 def _window(text: str) -> str:
     parse_window(text)
+    return text
+
+
+def _range(text: str) -> str:
+    parse_range(text)
     return text
 
 
@@ -155,9 +161,9 @@ class Follow(Spec):
     tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_*?\[][A-Za-z0-9_./+*?\[\]!-]{0,199}$")] | None = Field(
         None, description="The newest tag that matches this pattern."
     )
-    semver: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z^~<>=|*., +-]{1,200}$")] | None = Field(
-        None, description="The highest version within this range."
-    )
+    semver: (
+        Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z^~<>=|*., +-]{1,200}$"), AfterValidator(_range)] | None
+    ) = Field(None, description="The highest version within this range.")
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]{0,100}$")] = Field(
         "", description="What stands before the version in a tag; v for v1.2.3."
     )
@@ -172,6 +178,11 @@ class Follow(Spec):
         if self.prefix and not self.semver:
             raise ValueError("prefix goes with semver")
         return self
+
+    @property
+    def words(self) -> str:
+        """What is followed, as people say it."""
+        return self.branch or self.tag or f"{self.prefix}{self.semver}"
 
 
 def _follow(value: object) -> object:

@@ -104,6 +104,8 @@ class TargetView(TypedDict):
     desired_since: str | None
     deployed_at: str | None
     failures: int
+    drift: str | None
+    follows: str | None
     labels: dict[str, str]
 
 
@@ -248,6 +250,8 @@ def target_view(snapshot: Snapshot, name: str) -> TargetView:
             "desired_since": None,
             "deployed_at": None,
             "failures": 0,
+            "drift": None,
+            "follows": None,
             "labels": {},
         }
     desired, observed = record.desired, record.observed
@@ -271,6 +275,8 @@ def target_view(snapshot: Snapshot, name: str) -> TargetView:
         "desired_since": time_text(record.desired_since),
         "deployed_at": time_text(observed.deployed_at),
         "failures": observed.failures,
+        "drift": observed.drift,
+        "follows": planned.facts.target.follow.words if planned.facts.target.follow else None,
         "labels": dict(planned.facts.target.labels),
     }
 

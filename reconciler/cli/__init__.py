@@ -21,6 +21,7 @@ EXIT_FAILED, EXIT_CANNOT_TELL, EXIT_SETTINGS = 1, 2, 78
 _VERBS = {
     "serve": ("run", "plan", "healthcheck"),
     "wish": ("reconcile", "cancel", "suspend", "resume"),
+    "pins": ("pin", "promote", "rollback"),
     "read": ("status", "why", "history", "logs", "diff"),
     "local": ("validate", "schema", "init", "version", "completion"),
     "demo": ("demo",),

@@ -81,7 +81,7 @@ def targets(data: Mapping[str, Any], form: str) -> None:
 def _why(view: Mapping[str, Any]) -> str:
     message = str(view["decision"]["message"])
     if view["behind"]:
-        message += f"; {view['behind']} behind"
+        message += f"; {view['behind']} behind {view['follows']}"
     if view["config"]["error"] and view["repo"]:
         message += f"; its new configuration is not valid: {view['config']['error']}"
     return message

@@ -129,8 +129,6 @@ class Log(Spec):
 
 
 _NOT_ACTED_ON = {
-    "age_identity_file": "age-encrypted secrets are not read",
-    "key_sets": "no signature is checked",
     "forget_after_s": "mirrors stay when access is revoked",
 }
 _CREDENTIAL_NOT_ACTED_ON = {

@@ -100,7 +100,7 @@ def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, s
     with locked(scratch):
         repository = _repository(scratch)
         callbacks = Callbacks(url, login)
-        heads = _calling(url, lambda: repository.remotes.create_anonymous(url).list_heads(callbacks=callbacks))
+        heads = calling(url, lambda: repository.remotes.create_anonymous(url).list_heads(callbacks=callbacks))
     found: dict[str, str] = {}
     for head in heads:
         name = head.name or ""
@@ -112,12 +112,12 @@ def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, s
 def _fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | None) -> list[str]:
     repository = _repository(mirror)
     remote = repository.remotes.create_anonymous(url)
-    _calling(url, lambda: remote.fetch(REFSPECS, callbacks=Callbacks(url, login), prune=FetchPrune.PRUNE))
+    calling(url, lambda: remote.fetch(REFSPECS, callbacks=Callbacks(url, login), prune=FetchPrune.PRUNE))
     missing = [pin for pin in pins if not _keep(repository, pin)]
     if missing:
         # Most servers refuse to send a bare commit id; what matters is what is there afterwards.
         with suppress(SourceError):
-            _calling(url, lambda: remote.fetch(missing, callbacks=Callbacks(url, login)))
+            calling(url, lambda: remote.fetch(missing, callbacks=Callbacks(url, login)))
         missing = [pin for pin in missing if not _keep(repository, pin)]
     return missing
 
@@ -225,7 +225,7 @@ def reason_of(text: str) -> SourceReason:
     return SourceReason.PROTOCOL_ERROR
 
 
-def _calling(url: str, call: Callable[[], Any]) -> Any:
+def calling(url: str, call: Callable[[], Any]) -> Any:
     """Call libgit2's network; errors become SourceError. The text of libgit2 never holds credentials."""
     try:
         return call()

@@ -184,6 +184,40 @@ def count_between(mirror: Path, old: str, new: str) -> int | None:
         return None
 
 
+def signature(mirror: Path, commit: str) -> tuple[bytes, str] | None:
+    """Return what of a commit was signed, and the signature; None where it is not signed, or not there."""
+    repository = _open(mirror)
+    try:
+        found = repository[commit].peel(pygit2.Commit) if repository else None
+        armoured, payload = found.gpg_signature if found else (None, None)
+    except (KeyError, ValueError, pygit2.GitError):
+        return None
+    return (payload, armoured.decode(errors="replace")) if armoured and payload else None
+
+
+def blob(mirror: Path, commit: str, path: str, most: int) -> tuple[str, bytes] | None:
+    """Return id and content of a regular file at a commit; None where there is none, or one of over `most` bytes."""
+    repository = _open(mirror)
+    try:
+        entry = repository[commit].peel(pygit2.Tree)[path] if repository else None
+        regular = entry and entry.filemode in (pygit2.enums.FileMode.BLOB, pygit2.enums.FileMode.BLOB_EXECUTABLE)
+        if repository is None or entry is None or not regular or repository.odb.read_header(entry.id)[1] > most:
+            return None
+        return str(entry.id), repository[entry.id].read_raw()
+    except (KeyError, ValueError, pygit2.GitError):
+        return None
+
+
+def names(mirror: Path, commit: str, path: str) -> list[str]:
+    """Return the names in a directory at a commit; none where there is no such directory."""
+    repository = _open(mirror)
+    try:
+        tree = repository[commit].peel(pygit2.Tree)[path] if repository else None
+        return [entry.name or "" for entry in tree] if isinstance(tree, pygit2.Tree) else []
+    except (KeyError, ValueError, pygit2.GitError):
+        return []
+
+
 def commit_time(mirror: Path, commit: str) -> datetime | None:
     """Return when a commit was made; None where the mirror does not hold it."""
     found = between(mirror, None, commit, 1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import SourceError
-from reconciler.git import checkout, library, mirror
+from reconciler.git import checkout, library, mirror, pinning
 
 MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
@@ -33,6 +33,8 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             answer = {"refs": mirror.list_refs(request["url"], request["prefixes"], request["login"], scratch)}
         elif operation == "checkout":
             answer = checkout.checkout(Path(request["mirror"]), request["commit"], Path(request["destination"]))
+        elif operation == "pin":
+            answer = _pin(request)
         else:
             answer = {"pong": True}
     except SourceError as error:
@@ -42,6 +44,19 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"ok": False, "reason": "too_large", "message": "the worker's memory limit was reached"}
     return {"ok": True, **answer}
+
+
+def _pin(request: dict[str, Any]) -> dict[str, Any]:
+    mirror_folder = Path(request["mirror"])
+    place = pinning.ConfigPlace(request["url"], request["branch"], request["path"], mirror_folder, request["login"])
+    name, address = request["author"]
+    change = pinning.Change(
+        target=request["target"], commit=request["commit"], author=(name, address), time=request["time"]
+    )
+    try:
+        return pinning.pin(place, change, request["branch"]).as_message()
+    except pinning.CannotPin as error:
+        return {"problem": str(error)}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from reconciler.events import (
     GitOperation,
     PassFailed,
     PollFinished,
+    TargetObserved,
     Warned,
     WebhookReceived,
 )
@@ -137,6 +138,9 @@ class LogListener:
                 self._log.debug("webhook.received", provider=provider, result=str(result))
             case DaemonStopping(running, drain_timeout_s):
                 self._log.info("daemon.stopping", running=running, drain_timeout_s=drain_timeout_s)
+            case TargetObserved(target, result, message):
+                level = self._log.debug if result == "same" else self._log.warning
+                level("target.observed", target=target, result=result, message=message)
             case Warned(name, message):
                 self._log.warning(name, message=message)
             case PassFailed(error, next_in_s):

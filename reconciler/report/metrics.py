@@ -29,6 +29,7 @@ from reconciler.events import (
     HttpAnswered,
     PassFailed,
     PollFinished,
+    TargetObserved,
     Warned,
     WebhookReceived,
 )
@@ -84,12 +85,16 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._known: set[str] = set()
+        self._observed: set[str] = set()
         self._snapshot = snapshot
         self.polls = Counter("reconciler_polls", "Polls of a Source.", ["repo", "result"], registry=registry)
         self.triggers = Counter("reconciler_poll_triggers", "What caused polls.", ["trigger"], registry=registry)
         self.deploys = Counter("reconciler_deploys", "Deploys that ended.", ["target", "result"], registry=registry)
         self.retries = Counter("reconciler_deploy_retries", "Deploys that were retries.", ["target"], registry=registry)
         self.rollbacks = Counter("reconciler_rollbacks", "Deploys that were rollbacks.", ["target"], registry=registry)
+        self.observations = Counter(
+            "reconciler_observations", "Looks at what is really deployed.", ["target", "result"], registry=registry
+        )
         self.git = Histogram(
             "reconciler_git_operation_duration_seconds",
             "Time of git operations.",
@@ -170,9 +175,19 @@ class Metrics:
             for name in self._known - names:
                 family.remove_by_labels({"target": name})
         self._known = names
+        self._declare_observed(snapshot)
         for url in snapshot.sources:
             for result in ("changed", "unchanged", "error"):
                 self.polls.labels(url, result)
+
+    def _declare_observed(self, snapshot: Snapshot) -> None:
+        looked_at = {name for name, planned in snapshot.plan.targets.items() if planned.facts.target.observe}
+        for name in self._observed - looked_at:
+            self.observations.remove_by_labels({"target": name})
+        for name in looked_at - self._observed:
+            for result in ("same", "drift", "failed"):
+                self.observations.labels(name, result)
+        self._observed = looked_at
 
     def hear(self, event: Event) -> None:
         """Move the counters."""
@@ -190,6 +205,8 @@ class Metrics:
                 self.hooks.count(provider, result, duration_s)
             case HttpAnswered(handler, method, status, duration_s):
                 self._http_series(handler, method, status // 100).observe(duration_s)
+            case TargetObserved(target, result):
+                self.observations.labels(target, result).inc()
             case PassFailed():
                 self.failed_passes.inc()
             case DeployStarted() | DeployFinished():
@@ -333,6 +350,7 @@ def _targets(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:
     suspended = _gauge("target_suspended", "Whether deploys are suspended.", ["target"])
     stalled = _gauge("target_stalled", "Whether a person or a new commit must act.", ["target"])
     held = _gauge("target_held", "Why nothing is started now.", ["target", "reason"])
+    drifted = _gauge("target_drifted", "Whether something else than the deployed commit was seen.", ["target"])
     age = _gauge("target_deployed_commit_timestamp_seconds", "When the deployed commit was made.", ["target"])
     changed = _gauge("target_desired_change_timestamp_seconds", "When the desired version last changed.", ["target"])
     for name, planned in snapshot.plan.targets.items():
@@ -346,6 +364,8 @@ def _targets(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:
             held.add_metric([name, reason], float(planned.decision.reason is reason))
         if record is None:
             continue
+        if target.observe:
+            drifted.add_metric([name], float(record.observed.drift is not None))
         for kind, version in (("desired", record.desired.version), ("deployed", record.observed.deployed)):
             if version is not None:
                 revision.add_metric([name, kind, version.commit], 1)
@@ -353,7 +373,7 @@ def _targets(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:
             age.add_metric([name], _since(record.observed.deployed_commit_at))
         if record.desired_since:
             changed.add_metric([name], _since(record.desired_since))
-    return [info, revision, in_sync, suspended, stalled, held, changed, age]
+    return [info, revision, in_sync, suspended, stalled, held, changed, age, drifted]
 
 
 def _deploys(snapshot: Snapshot) -> Iterable[GaugeMetricFamily]:

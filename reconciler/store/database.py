@@ -27,6 +27,7 @@ from reconciler.model import (
     DeployStatus,
     Desired,
     Lease,
+    Observed,
     Outcome,
     Request,
     SourceState,
@@ -335,6 +336,15 @@ class Store:
                 moments = {"now": rows.to_text(now), "made_at": rows.to_text(made_at)}
                 self._run("record_deployed", target=deploy.target, id=deploy.id, **moments, **version)
             self._run("release", **asdict(lease))
+
+    def record_drift(self, name: str, seen: Observed, drift: str | None) -> bool:
+        """Write what was seen instead of the deployed commit, or that there is no drift.
+
+        False, having written nothing, where something was deployed since, or is being deployed: then it tells nothing.
+        """
+        deployed = seen.deployed.commit if seen.deployed else None
+        moment = rows.to_text(seen.deployed_at)
+        return self._changed("record_drift", name=name, drift=drift, commit_id=deployed, deployed_at=moment)
 
     def live_deploys(self) -> list[Deploy]:
         """Return the deploys that have not ended."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 from pathlib import Path
 
 from reconciler.errors import StateError
 
+KEY_BYTES = 32
 BALLAST_BYTES = 4 * 1024 * 1024
 
 
@@ -64,6 +66,18 @@ class StateDir:
                 f"the state directory {self.path} cannot be used: {error.strerror}; "
                 "choose another with --state-dir, or make it writable for this user"
             ) from error
+
+    def key(self) -> bytes:
+        """Return a key of this state directory's own, made at its first use; for digests that tell nothing."""
+        file = self.path / "key"
+        if file.exists() and len(found := file.read_bytes()) == KEY_BYTES:
+            return found
+        beside, made = file.with_suffix(".tmp"), secrets.token_bytes(KEY_BYTES)
+        beside.unlink(missing_ok=True)
+        beside.touch(mode=0o600)
+        beside.write_bytes(made)
+        beside.replace(file)
+        return made
 
     def keep_ballast(self) -> bool:
         """Hold some space in reserve, so that a full disk can still be written about; False where there is none."""

@@ -26,7 +26,7 @@ from reconciler.model import Deploy, DeployStatus, Outcome, OutcomeReason, Start
 from reconciler.runner import cgroups, deploys, output
 from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.runner.environment import step_environment
-from reconciler.runner.secrets import SecretMissing, masks, read_secrets
+from reconciler.runner.secrets import masks
 from reconciler.runner.supervisor import HEAD_BYTES, SEGMENT_BYTES, Output
 from reconciler.spec import Step, Target
 
@@ -507,30 +507,6 @@ def test_masking_does_not_depend_on_how_output_is_cut(parts: list[str], size: in
         cut.close()
         assert output.read_all(Path(root) / "w") == output.read_all(Path(root) / "c")
         assert "secret" not in output.read_all(Path(root) / "c")
-
-
-def test_a_secret_is_looked_up_for_the_target_first(tmp_path: Path) -> None:
-    (tmp_path / "api").mkdir()
-    (tmp_path / "token").write_text("shared\n")
-    (tmp_path / "api" / "token").write_text("own\r\n")
-    assert read_secrets(str(tmp_path), "api", {"T": "token"}) == {"T": "own"}
-    assert read_secrets(str(tmp_path), "web", {"T": "token"}) == {"T": "shared"}
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"), [(b"\xff\xfe", "not UTF-8"), (b"x" * 70_000, "larger than"), (b"a\0b", "NUL")]
-)
-def test_a_bad_secret_names_its_file_and_not_its_value(tmp_path: Path, content: bytes, complaint: str) -> None:
-    (tmp_path / "token").write_bytes(content)
-    with pytest.raises(SecretMissing, match=complaint):
-        read_secrets(str(tmp_path), "api", {"T": "token"})
-
-
-def test_a_missing_secret_says_where_it_should_be(tmp_path: Path) -> None:
-    with pytest.raises(SecretMissing, match=r"token is missing; put it into .*/api/token or .*/token"):
-        read_secrets(str(tmp_path), "api", {"T": "token"})
-    with pytest.raises(SecretMissing, match="have no secrets_dir"):
-        read_secrets(None, "api", {"T": "token"})
 
 
 # --- the environment --------------------------------------------------------------------------------------

@@ -126,6 +126,12 @@ UPDATE targets SET
     deployed_generation = (SELECT generation FROM deploys WHERE id = :id)
 WHERE name = :target;
 
+-- name: record_drift
+UPDATE targets SET drift = :drift
+WHERE name = :name AND deployed_commit = :commit_id AND deployed_at = :deployed_at AND NOT EXISTS (
+    SELECT 1 FROM deploys WHERE target = :name AND status IN ('pending', 'running')
+);
+
 -- name: record_rollback
 UPDATE targets SET rollback_status = :status WHERE name = :target;
 
