@@ -24,7 +24,7 @@ def highest(tags: Iterable[str], text: str, prefix: str) -> str | None:
 
     Of equal versions (they may differ in build metadata) the greater name wins, so that the answer is always one.
     """
-    wanted = parse_range(text)
+    wanted, exact = parse_range(text), _exact(text)
     found: list[tuple[Version, str]] = []
     for tag in tags:
         if not tag.startswith(prefix):
@@ -33,9 +33,17 @@ def highest(tags: Iterable[str], text: str, prefix: str) -> str | None:
             version = Version(tag[len(prefix) :])
         except ValueError:
             continue
-        if version in wanted:
+        # The library lets a bare pre-release match its release as well; whoever names one version means that one.
+        if version in wanted and exact in (None, version):
             found.append((version, tag))
     if not found:
         return None
     best = max(version.precedence_key[:-1] for version, _ in found)
     return max(tag for version, tag in found if version.precedence_key[:-1] == best)
+
+
+def _exact(text: str) -> Version | None:
+    try:
+        return Version(text.strip().removeprefix("="))
+    except ValueError:
+        return None

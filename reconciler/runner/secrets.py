@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,7 +72,7 @@ def from_age(name: str, data: bytes, identity_file: str, place: str) -> str:
 
 def from_sops(data: bytes, identity_file: str | None, place: str) -> dict[str, str]:
     """Return the top-level texts of a SOPS file, decrypted by the program `sops`."""
-    env = {"PATH": "/usr/local/bin:/usr/bin:/bin"} | ({"SOPS_AGE_KEY_FILE": identity_file} if identity_file else {})
+    env = {"PATH": os.environ.get("PATH", os.defpath)} | ({"SOPS_AGE_KEY_FILE": identity_file} if identity_file else {})
     command = ("sops", "decrypt", "--input-type", "yaml", "--output-type", "json", "/dev/stdin")
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=SOPS_TIMEOUT_S, check=False, env=env)

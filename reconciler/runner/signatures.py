@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import subprocess
 import tempfile
@@ -20,7 +21,9 @@ TIMEOUT_S = 10.0
 NAMESPACE = "git"  # what git signs commits for; a signature of another program's file does not count
 _SSH = "-----BEGIN SSH SIGNATURE-----"
 _PGP = ("-----BEGIN PGP SIGNATURE-----", "-----BEGIN PGP MESSAGE-----")
-_ARMOUR = re.compile(rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)\r?\n\r?\n(.*?)\r?\n=[A-Za-z0-9+/]{4}", re.DOTALL)
+_ARMOUR = re.compile(
+    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\r?\n(.*?)\r?\n=[A-Za-z0-9+/]{4}", re.DOTALL
+)
 _BAD_STATUS = ("EXPSIG", "EXPKEYSIG", "REVKEYSIG", "BADSIG", "ERRSIG")
 
 
@@ -59,7 +62,7 @@ def _run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
             errors="surrogateescape",
             timeout=TIMEOUT_S,
             check=False,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(root), "LANG": "C.UTF-8"},
+            env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(root), "LANG": "C.UTF-8"},
         )
     except FileNotFoundError:
         raise CannotVerify(f"{command[0]} is not installed") from None
@@ -127,6 +130,6 @@ def _dearmoured(data: bytes) -> bytes:
     if not blocks:
         return data
     try:
-        return b"".join(base64.b64decode(b"".join(body.split())) for _, body in blocks)
+        return b"".join(base64.b64decode(b"".join(body.split())) for body in blocks)
     except binascii.Error:
         return b""

@@ -53,8 +53,6 @@ def test_what_is_not_acted_on_is_said() -> None:
     assert load(None, "r.yaml", {}, {}).not_acted_on() == []
     said = load(EVERYTHING.replace(b"24h", b"12h"), "r.yaml", {}, {}).not_acted_on()
     assert [line.partition(" ")[0] for line in said] == [
-        "age_identity_file",
-        "key_sets",
         "forget_after",
         "credentials[1].known_hosts_file",
     ]
