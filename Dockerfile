@@ -18,8 +18,10 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --whe
  && /opt/reconciler/bin/pip install --no-cache-dir --no-deps --no-index /dist/*.whl
 
 FROM python:3.13-slim-trixie
+# Versions of Debian's packages are not pinned: a rebuild is how their security fixes come in.
+# hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends git make openssh-client tini \
+ && apt-get install -y --no-install-recommends git gpgv make openssh-client tini \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --user-group --home-dir /var/lib/reconciler --shell /usr/sbin/nologin reconciler \
  && install -d -o 10001 -g 10001 -m 0700 /var/lib/reconciler

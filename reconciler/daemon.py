@@ -32,6 +32,7 @@ from reconciler.git.library import prepare
 from reconciler.git.mirror import remove_unneeded
 from reconciler.git.refs import Refs
 from reconciler.hooking import Hooks
+from reconciler.notifying import Notifier
 from reconciler.observing import Observer
 from reconciler.polling import Poller
 from reconciler.reconcile import Reconciler, start_key
@@ -85,7 +86,8 @@ class Reporter:
 class Daemon:
     """A reconciler of one config repository on one state directory."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, wait: bool = False) -> None:
+        """`wait` takes the state directory over from a daemon that runs there, once that has ended."""
         if settings.config_repo is None:
             raise SettingsError(
                 "config_repo.url: is missing; set it in the settings file, as RECONCILER_CONFIG_REPO__URL "
@@ -95,7 +97,8 @@ class Daemon:
         self._config_url = settings.config_repo.url
         prepare(settings.git_timeout_s)
         self._state = StateDir(settings.state_dir)
-        self._state.acquire()
+        self._state.acquire(wait=wait)
+        self._notifier = Notifier()
         self._store = Store.open(self._state.database)
         self._db, self._git = Thread("store"), Thread("git")
         self._reporter = Reporter()
@@ -208,6 +211,7 @@ class Daemon:
             scheduler.add_job(self._tick, NoCatchUp(), id="tick")
             scheduler.start()
             watching = asyncio.create_task(self._watch(scheduler), name="watch")
+            self._notifier.say(ready="1", status=f"listens on {address}")
             on_ready(address)
             await self._passes()
             watching.cancel()
@@ -215,6 +219,7 @@ class Daemon:
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
+            self._notifier.say(stopping="1", status="waits for running deploys")
             self._reporter.hear(DaemonStopping(self._deployer.running, self._settings.drain_timeout_s))
             await self._deployer.drain(self._settings.drain_timeout_s, self._hurry)
             await self._close()
@@ -259,6 +264,7 @@ class Daemon:
     async def _tick(self) -> None:
         """Turn the scheduler: the one job that APScheduler has."""
         self._last_tick, self._last_tick_at = clock.monotonic(), clock.now()
+        self._notifier.say(watchdog="1")
         self.poller.tick()
         snapshot = self._reconciler.snapshot
         self._observer.look(in_force(snapshot.entries), snapshot.records)

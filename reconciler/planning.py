@@ -96,15 +96,13 @@ class Plan:
 
     now: datetime
     targets: Mapping[str, Planned] = field(default_factory=dict)
+    order: Sequence[str] = ()  # in which slots and locks were given out
 
     @property
     def starts(self) -> Sequence[tuple[Target, Start]]:
-        """What is to be started now."""
-        return [
-            (planned.facts.target, planned.decision)
-            for planned in self.targets.values()
-            if isinstance(planned.decision, Start)
-        ]
+        """What is to be started now, who waited longest first."""
+        served = (self.targets[name] for name in self.order)
+        return [(planned.facts.target, planned.decision) for planned in served if isinstance(planned.decision, Start)]
 
     @property
     def next_change(self) -> datetime | None:
@@ -377,4 +375,4 @@ def plan(
             if target.lock:
                 taken[target.lock] = name
         decisions[name] = planned
-    return Plan(now, {name: decisions[name] for name in sorted(decisions)})
+    return Plan(now, {name: decisions[name] for name in sorted(decisions)}, tuple(decisions))

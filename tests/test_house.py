@@ -16,6 +16,7 @@ from reconciler.config.deployments import UrlPolicy, parse_file
 from reconciler.config.settings import ConfigRepo, Log, Settings
 from reconciler.errors import SourceReason
 from reconciler.model import HoldReason, OutcomeReason, WaitReason
+from reconciler.spec import Follow, Observe, Retry, Step, Target
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,6 +36,23 @@ def test_the_page_of_deployments_is_the_generated_one_and_its_example_is_valid()
     assert done.stdout == page, "run tools/deployments_page.py"
     example = page.partition("```yaml\n")[2].partition("```")[0]
     assert not check([parse_file(example.encode(), "example.yaml", UrlPolicy())]).problems
+
+
+def test_the_example_of_every_key_is_valid() -> None:
+    page = (ROOT / "docs" / "deployments.md").read_text()
+    rows = re.findall(r"^\| `([a-z_]+)` \|.*\| `([^`]+)` \|$", page, re.MULTILINE)
+    keys = sum(len(model.model_fields) for model in (Target, Step, Follow, Retry, Observe)) - 1  # a name is no key
+    assert len(rows) == keys
+    for key, example in rows:
+        assert key in example
+        lines = [example]
+        if not example.startswith("repo:"):
+            lines.append("repo: https://git.example.com/acme/api.git")
+        if not example.startswith(("commit:", "follow:")):
+            lines.append("follow: main")
+        below = "".join(f"    {line}\n" for line in lines)
+        data = f"targets:\n  api:\n{below}  database: {{repo: https://git.example.com/x, follow: main}}\n"
+        assert not check([parse_file(data.encode(), "example.yaml", UrlPolicy())]).problems, example
 
 
 def test_every_setting_is_explained() -> None:

@@ -53,9 +53,27 @@ one-time (`reconcile --env`), step, target, defaults.
 A bad entry keeps its last good version in force, and touches no other. An entry that vanishes is forgotten, never
 undeployed; when more than half of at least four vanish in one commit, they stay until another commit confirms it.
 
-Accepted and not acted on yet, as `reconciler plan` says where they are used: `observe`, `submodules`,
-`redeploy_on_secret_change`, `follow.write`, `follow.semver`. Without a pin `follow.semver` holds its target, and so
-does `signed_by`: what cannot be resolved or checked is not deployed.
+Accepted and not acted on yet, as `reconciler plan` says where it is used: `submodules`.
+
+## Secrets
+
+A secret's name is looked up as a file `secrets_dir/TARGET/NAME`, then `secrets_dir/NAME`, then in the config
+repository as `secrets/NAME.age` (encrypted with [age](https://age-encryption.org) for the identity in
+`age_identity_file`), then as a top-level key of `secrets/*.sops.yaml` (needs the program `sops`). Values reach the
+environment of the steps, and nothing else; in output they are masked. A missing one holds its target, with the places
+that were looked at.
+
+```console
+$ age -r age1… -o secrets/deploy-token.age deploy-token.txt
+```
+
+## Moving pins
+
+`reconciler pin TARGET REV --push` changes one line of one file and pushes a commit with the trailers
+`Reconciler-Target`, `Reconciler-From` and `Reconciler-To`. REV is a branch, a tag or an abbreviated commit. Without
+`--push` the commit is printed as a patch; `--push-branch NAME` is for reviews. `promote FROM TO` pins what FROM has
+deployed, `rollback TARGET [DEPLOY]` what it ran before. With `follow: {branch: main, write: true}` the daemon commits
+the newest commit as the pin itself.
 """
 SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("A target", "", Target),
@@ -64,6 +82,60 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Retry", "", Retry),
     ("Observe", "", Observe),
 )
+
+
+# One example a key, which a test validates. Where a key needs another one, both stand there.
+EXAMPLES: dict[str, dict[str, str]] = {
+    "Target": {
+        "repo": "repo: git@git.example.com:acme/api.git",
+        "commit": "commit: 9fceb02d0ae598e95dc970b74767f19372d61af8",
+        "follow": "follow: main",
+        "within": "within: main",
+        "signed_by": "signed_by: [release-keys]",
+        "path": "path: services/api",
+        "steps": "steps: [{make: test}, {make: deploy}]",
+        "env": "env: {REGION: eu-west-1}",
+        "secrets": "secrets: {TOKEN: deploy-token}",
+        "timeout": "timeout: 1h",
+        "retry": "retry: {limit: 2}",
+        "on_failure": "on_failure: rollback",
+        "on_change": "on_change: cancel",
+        "depends_on": "depends_on: [database]",
+        "windows": 'windows: ["Mon-Fri 09:00-17:00 Europe/Berlin"]',
+        "observe": "observe: {make: deployed-commit}",
+        "lock": "lock: staging-cluster",
+        "submodules": "submodules: true",
+        "suspend": "suspend: true",
+        "redeploy_on_secret_change": "redeploy_on_secret_change: true",
+        "labels": "labels: {env: production}",
+        "interval": "interval: 5m",
+    },
+    "Step": {
+        "make": "steps: [{make: deploy}]",
+        "run": "steps: [{run: [./smoke.sh, --fast]}]",
+        "timeout": "steps: [{make: test, timeout: 5m}]",
+        "env": 'steps: [{make: test, env: {LEVEL: "2"}}]',
+    },
+    "Follow": {
+        "branch": "follow: {branch: main}",
+        "tag": 'follow: {tag: "release-*"}',
+        "semver": 'follow: {semver: "^1.2"}',
+        "prefix": 'follow: {semver: ">=1.0 <2.0", prefix: v}',
+        "write": "follow: {branch: main, write: true}",
+    },
+    "Retry": {
+        "limit": "retry: {limit: 0}",
+        "backoff": "retry: {backoff: 30s}",
+        "factor": "retry: {factor: 1.5}",
+        "max_backoff": "retry: {max_backoff: 10m}",
+    },
+    "Observe": {
+        "make": "observe: {make: deployed-commit}",
+        "url": "observe: {url: https://api.example.com/version}",
+        "json": "observe: {url: https://api.example.com/version, json: /build/commit}",
+        "every": "observe: {make: deployed-commit, every: 1m}",
+    },
+}
 
 
 def default(info: FieldInfo, name: str) -> str:
@@ -89,10 +161,12 @@ def text() -> str:
         lines.append(f"## {title}\n")
         if words:
             lines.append(words + "\n")
-        lines += ["| key | default | what it is |", "|---|---|---|"]
+        lines += ["| key | default | what it is | example |", "|---|---|---|---|"]
         for name, info in model.model_fields.items():
             if (model, name) != (Target, "name"):
-                lines.append(f"| `{info.alias or name}` | {default(info, name)} | {info.description} |")
+                key = info.alias or name
+                example = EXAMPLES[model.__name__][key]
+                lines.append(f"| `{key}` | {default(info, name)} | {info.description} | `{example}` |")
         lines.append("")
     return "\n".join(lines)
 

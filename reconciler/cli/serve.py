@@ -32,7 +32,8 @@ _HEALTH_TIMEOUT_S = 5.0
 @options.settings_flags
 @click.option("--listen", metavar="HOST:PORT", help="API, pages and metrics.  [default: 127.0.0.1:8080]")
 @click.option("--textfile", metavar="FILE", help="With --once: write the metrics there, for node_exporter.")
-def run(*, once: bool, textfile: str | None, config_file: str | None, **flags: str | None) -> int:
+@click.option("--wait", is_flag=True, help="Take over from a daemon that has the state directory, once that has ended.")
+def run(*, once: bool, textfile: str | None, wait: bool, config_file: str | None, **flags: str | None) -> int:
     """Poll and deploy, for ever or once.
 
     The first stop signal lets running deploys finish (drain_timeout), the second cancels them. With --once the
@@ -43,14 +44,16 @@ def run(*, once: bool, textfile: str | None, config_file: str | None, **flags: s
     settings = options.load_settings(config_file, **flags)
     logs.configure(settings.log)
     if not once:
-        asyncio.run(_run(settings))
+        if wait and StateDir(settings.state_dir).is_locked():
+            click.echo(f"waiting for the daemon that has {settings.state_dir} to end", err=True)
+        asyncio.run(_run(settings, wait=wait))
         return 0
     snapshot = asyncio.run(_once(settings, start=True, textfile=textfile))
     return _show(snapshot)
 
 
-async def _run(settings: Settings) -> None:
-    await Daemon(settings).run()
+async def _run(settings: Settings, *, wait: bool) -> None:
+    await Daemon(settings, wait=wait).run()
 
 
 async def _once(settings: Settings, *, start: bool, textfile: str | None = None) -> Snapshot:

@@ -151,21 +151,22 @@ def _push(place: ConfigPlace, commit: str, branch: str) -> None:
     push: Callable[[], None] = lambda: remote.push([f"{out}:refs/heads/{branch}"], callbacks=callbacks)  # noqa: E731
     try:
         mirrors.calling(place.url, push)
+        refused = SourceError(SourceReason.FORBIDDEN, f"{place.url} refuses the push to {branch}: {callbacks.refused}")
     except SourceError as error:
-        if "fastforward" in error.message or "fast-forward" in error.message or "non-fast" in error.message:
-            raise _Overtaken from error
         if "non-bare" in error.message:
             raise CannotPin(f"{place.url} has a work tree; push to a bare repository, or apply the patch") from error
-        raise
+        refused = error
+    else:
+        if callbacks.refused is None:
+            return
     finally:
         repository.references.delete(out)
-    if callbacks.refused is not None:
-        # A server that checks the old value says so in words of its own; fetching again tells which it was.
-        before = objects.resolve(place.mirror, f"refs/heads/{place.branch}")
-        mirrors.fetch(place.url, place.mirror, [], place.login)
-        if objects.resolve(place.mirror, f"refs/heads/{place.branch}") != before:
-            raise _Overtaken
-        raise SourceError(SourceReason.FORBIDDEN, f"{place.url} refuses the push to {branch}: {callbacks.refused}")
+    # Servers say in many ways that somebody else was faster. Whether that is so, the branch itself tells.
+    before = objects.resolve(place.mirror, f"refs/heads/{place.branch}")
+    mirrors.fetch(place.url, place.mirror, [], place.login)
+    if objects.resolve(place.mirror, f"refs/heads/{place.branch}") != before or "lock" in refused.message:
+        raise _Overtaken
+    raise refused
 
 
 def _patch(mirror: Path, commit: str) -> str:

@@ -6,8 +6,10 @@ import re
 import sqlite3
 from importlib import resources
 
+from reconciler import __version__
 from reconciler.errors import StateError
 
+_KNOWS_PROGRAM = 2  # the first schema that says which program wrote it
 _FILE = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
 
 
@@ -40,8 +42,8 @@ def migrate(connection: sqlite3.Connection) -> None:
     version = current_version(connection)
     if version > newest_version():
         raise StateError(
-            f"this state was written by a newer reconciler (schema {version}; this one knows {newest_version()}); "
-            "install that version again, or restore a backup from before the upgrade"
+            f"this state was written by {_writer(connection)} (schema {version}; this one, {__version__}, knows "
+            f"{newest_version()}); install that version, or restore the copy of the database from before the upgrade"
         )
     for step, script in scripts().items():
         if step <= version:
@@ -52,10 +54,20 @@ def migrate(connection: sqlite3.Connection) -> None:
                 connection.execute(statement)
             connection.execute("DELETE FROM schema_version")
             connection.execute("INSERT INTO schema_version (version) VALUES (?)", (step,))
+            if step >= _KNOWS_PROGRAM:
+                connection.execute("UPDATE schema_version SET program = ?", (__version__,))
         except BaseException:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+
+def _writer(connection: sqlite3.Connection) -> str:
+    try:
+        row = connection.execute("SELECT program FROM schema_version").fetchone()
+    except sqlite3.OperationalError:
+        row = None
+    return f"reconciler {row[0]}" if row and row[0] else "a newer reconciler"
 
 
 def _statements(script: str) -> list[str]:

@@ -103,18 +103,18 @@ class StateDir:
     def _ballast(self) -> Path:
         return self.path / "ballast"
 
-    def acquire(self) -> None:
-        """Take the lock; raise StateError, naming the holder, while another daemon has it."""
+    def acquire(self, *, wait: bool = False) -> None:
+        """Take the lock. While another daemon has it, wait for its end, or raise StateError that names it."""
         self.create()
         lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise StateError(
                 f"another reconciler runs on the state directory {self.path} ({holder}); "
-                "stop it first, or choose another with --state-dir"
+                "stop it first, take over from it with --wait, or choose another with --state-dir"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -102,15 +102,12 @@ def payload(delivery: Delivery) -> dict[str, Any]:
     return parsed
 
 
-def look(value: Any, *path: str | int) -> Any:
-    """Return what stands at a path of keys and positions; None where the shape is another one."""
-    for part in path:
-        if isinstance(part, str) and isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(part, int) and isinstance(value, list) and len(value) > part:
-            value = value[part]
-        else:
+def look(value: Any, *path: str) -> Any:
+    """Return what stands at a path of keys; None where the shape is another one."""
+    for key in path:
+        if not isinstance(value, dict):
             return None
+        value = value.get(key)
     return value
 
 

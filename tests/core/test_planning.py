@@ -509,3 +509,103 @@ def test_a_decision_is_a_value() -> None:
     planned = decide(Facts(a_target(), WANTS_A, seen(), NOW))
     assert isinstance(planned, Planned)
     assert planned.decision == Start(A, StartReason.NEW_VERSION, "aaaaaaaaaa is the first version")
+
+
+# --- drift ------------------------------------------------------------------------------------------------
+
+OBSERVES = {"observe": {"make": "deployed-commit", "every": "5m"}}
+
+
+def test_drift_is_healed_no_sooner_after_a_deploy_than_it_is_looked_for() -> None:
+    drifted = seen("succeeded", drift="c" * 40)  # a minute after the deploy
+    early = decide(Facts(a_target(**OBSERVES), WANTS_A, drifted, NOW))
+    assert isinstance(early.decision, Wait)
+    assert (early.decision.reason, early.decision.until) == (WaitReason.BACKOFF, NOW + timedelta(minutes=4))
+    assert early.decision.message == "cccccccccc was seen instead of aaaaaaaaaa; it is deployed again at 12:04:00 UTC"
+    late = decide(Facts(a_target(**OBSERVES), WANTS_A, drifted, NOW + timedelta(minutes=4)))
+    assert isinstance(late.decision, Start)
+    assert late.decision.reason is StartReason.DRIFT
+    requested = seen("succeeded", drift="c" * 40, request=Request("r", "ann"))
+    assert decide(Facts(a_target(**OBSERVES), WANTS_A, requested, NOW)).decision.kind == "start"
+
+
+def test_a_request_that_ignores_the_window_says_so() -> None:
+    target = a_target(windows=["Sat 00:00-24:00"])
+    found = decide(Facts(target, WANTS_A, seen(request=Request("r", "ann", now=True)), NOW))
+    assert isinstance(found.decision, Start)
+    assert found.decision.message == "requested by ann, whatever its window"
+
+
+# --- order and fairness -----------------------------------------------------------------------------------
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> dict[str, Target]:
+    """Targets of which some share locks, and some wait for others that come before them."""
+    names = [f"t{index}" for index in range(draw(st.integers(2, 8)))]
+    return {
+        name: a_target(
+            name=name,
+            retry={"limit": 1_000, "backoff": "0s"},
+            lock=draw(st.sampled_from([None, None, "one", "two"])),
+            depends_on=draw(st.lists(st.sampled_from(names[:index]), unique=True, max_size=2)) if index else [],
+        )
+        for index, name in enumerate(names)
+    }
+
+
+def simulate(
+    fleet: dict[str, Target], failing: frozenset[str], slots: int, rounds: int
+) -> tuple[list[list[str]], dict[str, Observed]]:
+    """Plan, run what is started for a minute, record; return what was started in each round, and the end."""
+    observed = dict.fromkeys(fleet, Observed())
+    started: list[list[str]] = []
+    now = NOW
+    for _ in range(rounds):
+        now += timedelta(minutes=1)
+        made = plan(fleet, dict.fromkeys(fleet, WANTS_A), observed, slots=slots, now=now)
+        started.append([target.name for target, _ in made.starts])
+        for turn, name in enumerate(started[-1]):  # no two end in the same microsecond
+            status = DeployStatus.FAILED if name in failing else DeployStatus.SUCCEEDED
+            failures = observed[name].failures + 1 if name in failing else 0
+            observed[name] = seen(str(status), failures=failures, attempted_at=now + timedelta(microseconds=turn))
+    return started, observed
+
+
+@given(fleets(), st.data(), st.integers(1, 3))
+def test_who_fails_all_the_time_starves_nobody(fleet: dict[str, Target], data: st.DataObject, slots: int) -> None:
+    failing = data.draw(st.frozensets(st.sampled_from(sorted(fleet))))
+    rounds = 2 * len(fleet)
+    started, observed = simulate(fleet, failing, slots, rounds)
+    for name in fleet:
+        if not _waits_for_ever(name, fleet, failing):
+            assert any(name in names for names in started), f"{name} never ran in {rounds} rounds"
+    for name, known in observed.items():
+        if name not in failing and known.attempted is not None:
+            assert known.attempted_status is DeployStatus.SUCCEEDED
+
+
+def _waits_for_ever(name: str, fleet: dict[str, Target], failing: frozenset[str]) -> bool:
+    return any(below in failing or _waits_for_ever(below, fleet, failing) for below in fleet[name].depends_on)
+
+
+@given(fleets(), st.integers(1, 3))
+def test_slots_locks_and_dependencies_hold_in_every_round(fleet: dict[str, Target], slots: int) -> None:
+    started, _ = simulate(fleet, frozenset(), slots, 2 * len(fleet))
+    done: set[str] = set()
+    for names in started:
+        assert len(names) <= slots
+        locks = [fleet[name].lock for name in names if fleet[name].lock]
+        assert len(locks) == len(set(locks))
+        for name in names:
+            assert set(fleet[name].depends_on) <= done
+        done |= set(names)
+    assert done == fleet.keys()
+
+
+@given(st.integers(2, 8), st.integers(1, 3))
+def test_all_that_fail_get_their_turn_equally_often(count: int, slots: int) -> None:
+    fleet = {f"t{index}": a_target(name=f"t{index}", retry={"limit": 1_000, "backoff": "0s"}) for index in range(count)}
+    started, _ = simulate(fleet, frozenset(fleet), slots, 4 * count)
+    turns = [sum(name in names for names in started) for name in fleet]
+    assert max(turns) - min(turns) <= 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reconciler.schedule import (
     format_duration,
     parse_duration,
+    parse_moment,
     parse_window,
     poll_delay_s,
     retry_delay_s,
@@ -187,3 +188,21 @@ def test_the_next_opening_is_open(moment: datetime, zone: str) -> None:
         assert now < opens <= now + timedelta(days=8)
         assert window_opens(windows, opens) is None
         assert window_opens(windows, opens - timedelta(seconds=1)) == opens
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2h", datetime(2026, 11, 20, 14, 0, tzinfo=UTC)),
+        ("2026-12-01T09:00", datetime(2026, 12, 1, 9, 0, tzinfo=UTC)),
+        ("2026-12-01T09:00+02:00", datetime(2026, 12, 1, 7, 0, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_a_duration_from_now_or_a_time(text: str, expected: datetime) -> None:
+    assert parse_moment(text, datetime(2026, 11, 20, 12, 0, tzinfo=UTC)) == expected
+
+
+@pytest.mark.parametrize("text", ["soon", "", "2026-13-01", "0001-01-01T00:00+10:00"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected 2h"):
+        parse_moment(text, datetime(2026, 11, 20, 12, 0, tzinfo=UTC))

@@ -63,6 +63,11 @@ def test_nothing_is_needed() -> None:
     assert found.config_repo is None
     assert found.url_policy.allow_local is False
     assert (found.state_dir, found.listen_address) == ("/var/lib/reconciler", ("127.0.0.1", 8080))
+    assert found.webhook_address is None
+
+
+def test_a_listener_for_webhooks_may_be_public_without_a_token() -> None:
+    assert settings("webhook_listen: '[::]:8081'").webhook_address == ("::", 8081)
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file() -> None:

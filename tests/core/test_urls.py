@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.urls import covers, parse, parse_prefix, refusal
+from reconciler.urls import commit_page, covers, parse, parse_prefix, refusal
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,23 @@ def test_what_the_settings_refuse(text: str, settings: dict[str, bool], refused:
 )
 def test_a_prefix_ends_at_a_segment(prefix: str, url: str, expected: bool) -> None:
     assert covers(prefix, url) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("https://github.com/acme/api.git", "https://github.com/acme/api/commit/abc"),
+        ("git@github.com:acme/api.git", "https://github.com/acme/api/commit/abc"),
+        ("ssh://git@git.example.com:2222/acme/api", "https://git.example.com/acme/api/commit/abc"),
+        ("https://git.example.com:8443/acme/api", "https://git.example.com:8443/acme/api/commit/abc"),
+        ("http://git.example.com/acme/api", "http://git.example.com/acme/api/commit/abc"),
+        ("https://gitlab.com/acme/api.git", "https://gitlab.com/acme/api/-/commit/abc"),
+        ("git@bitbucket.org:acme/api.git", "https://bitbucket.org/acme/api/commits/abc"),
+        ("git@ssh.dev.azure.com:v3/acme/shop/api", "https://dev.azure.com/acme/shop/_git/api/commit/abc"),
+        ("https://dev.azure.com/acme/shop/_git/api", "https://dev.azure.com/acme/shop/_git/api/commit/abc"),
+        ("ssh://git@localhost/acme/api", None),
+        ("/srv/git/api", None),
+    ],
+)
+def test_a_commit_has_a_page_where_its_repository_has_a_forge(text: str, page: str | None) -> None:
+    assert commit_page(parse(text), "abc") == page

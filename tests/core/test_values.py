@@ -9,6 +9,7 @@ import pytest
 
 from reconciler import errors, events, model, snapshot
 from reconciler.model import Lease
+from reconciler.spec import Target
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,13 @@ def test_an_error_of_a_source_is_bounded_text_that_can_be_written() -> None:
     error = errors.SourceError(errors.SourceReason.PROTOCOL_ERROR, "\udcff" + "x" * 100_000)
     assert error.message.startswith("?x")
     assert len(error.message) == errors.MAX_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("follow", "words"),
+    [("main", "main"), ({"tag": "v*"}, "v*"), ({"semver": "^1.2", "prefix": "v"}, "v^1.2")],
+)
+def test_what_is_followed_has_words(follow: object, words: str) -> None:
+    made = Target.model_validate({"name": "api", "repo": "https://git.example.com/api.git", "follow": follow})
+    assert made.follow is not None
+    assert made.follow.words == words

@@ -461,9 +461,9 @@ def test_nothing_ever_ran_here(path: Path) -> None:
 
 
 def test_a_newer_state_is_refused_with_the_version_needed(store: Store, path: Path) -> None:
-    store._connection.execute("UPDATE schema_version SET version = 99")
+    store._connection.execute("UPDATE schema_version SET version = 99, program = '7.0'")
     store.close()
-    with pytest.raises(StateError, match=r"newer reconciler \(schema 99; this one knows [0-9]+\)"):
+    with pytest.raises(StateError, match=r"written by reconciler 7.0 \(schema 99; this one, [0-9.]+, knows [0-9]+\)"):
         Store.open(path)
     with pytest.raises(CannotTell, match="schema 99"):
         Store.open_to_read(path)

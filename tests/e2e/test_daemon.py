@@ -294,5 +294,5 @@ def test_a_demo_ends_by_itself_twice(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^hello-production +in_sync .* 1 behind$", done.stdout, re.MULTILINE)
+        assert re.search(r"^hello-production +in_sync .* 1 behind main$", done.stdout, re.MULTILINE)
         assert "production.txt: Hello, world." in done.stdout

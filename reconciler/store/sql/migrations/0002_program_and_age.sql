@@ -1,2 +1,5 @@
+-- Which program wrote this state, so that an older one can name the version that it needs.
+ALTER TABLE schema_version ADD COLUMN program TEXT;
+
 -- When the deployed commit was made, for its age; unknown for what was deployed before.
 ALTER TABLE targets ADD COLUMN deployed_commit_at TEXT;
