@@ -6,11 +6,11 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test torture bench check format coverage lock image clean
+.PHONY: help demo test torture bench check format coverage lock image image-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/run.stamp ## Set everything up and show it at work (DEMO_ARGS=--once ends by itself)
 	@$(BIN)/reconciler demo $(DEMO_ARGS)
@@ -48,6 +48,9 @@ lock: ## Lock the dependencies anew, with hashes (needs uv)
 
 image: ## Build the container image
 	docker build -t reconciler .
+
+image-check: $(VENV)/run.stamp ## Run the Dockerfile's steps and its entry point without an engine (root, debootstrap)
+	$(BIN)/python tools/try_image.py
 
 clean: ## Remove everything that was made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .import_linter_cache

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from support.hooks import SECRET
 from support.needs import need_program
@@ -17,6 +18,7 @@ from support.product import Daemon
 from support.repos import target, targets
 from support.world import World
 
+from reconciler.cli import cli
 from reconciler.config import settings as settings_module
 
 ROOT = Path(__file__).parents[1]
@@ -91,10 +93,6 @@ def test_there_are_commands_to_run() -> None:
 
 
 def test_verbs_in_the_documentation_exist() -> None:
-    import click  # noqa: PLC0415
-
-    from reconciler.cli import cli  # noqa: PLC0415
-
     verbs = set(cli.list_commands(click.Context(cli)))
     for page in (*PAGES, ROOT / "README.md"):
         for verb in re.findall(r"`reconciler ([a-z]+)", page.read_text()):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from reconciler.cli import cli
+from reconciler.cli.examples import EXAMPLES
 from reconciler.config.catalogue import check
 from reconciler.config.deployments import UrlPolicy, parse_file
 from reconciler.config.settings import ConfigRepo, Log, Settings
@@ -71,8 +74,6 @@ def test_the_example_is_valid() -> None:
 
 
 def test_every_verb_explains_itself() -> None:
-    import click  # noqa: PLC0415
-
     context = click.Context(cli)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
@@ -81,6 +82,24 @@ def test_every_verb_explains_itself() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option) and parameter.name not in ("help", "output", "limit"):
                 assert parameter.help, (name, parameter.name)
+
+
+EXAMPLE_LINES = [(verb, line) for verb, (lines, _) in EXAMPLES.items() for line in lines]
+
+
+@pytest.mark.parametrize(("verb", "line"), EXAMPLE_LINES, ids=[line for _, line in EXAMPLE_LINES])
+def test_an_example_of_the_help_is_taken_by_its_verb(verb: str, line: str) -> None:
+    words = shlex.split(re.split(r" [|>] ", line)[0])
+    while "=" in words[0]:
+        words.pop(0)
+    assert words[:2] == ["reconciler", verb]
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    command.make_context(verb, words[2:])  # raises for an option or argument that it does not know
+
+
+def test_every_verb_has_examples_and_exit_codes() -> None:
+    assert set(cli.list_commands(click.Context(cli))) == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("reconciler/**/*.py")), ids=str)

@@ -12,6 +12,7 @@ import sys
 import click
 
 from reconciler import __version__
+from reconciler.cli import examples
 from reconciler.errors import CannotTell, ReconcilerError, SettingsError, StateError
 
 EXIT_FAILED, EXIT_CANNOT_TELL, EXIT_SETTINGS = 1, 2, 78
@@ -37,6 +38,7 @@ class _Verbs(click.Group):
         if cmd_name not in _MODULES:
             return None
         found: click.Command = getattr(importlib.import_module(f"reconciler.cli.{_MODULES[cmd_name]}"), cmd_name)
+        found.epilog = examples.epilog(cmd_name)
         return found
 
 
