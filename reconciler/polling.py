@@ -277,7 +277,7 @@ class Poller:
             raise SourceError(SourceReason.NOT_FOUND, f"{url} has no branch {names}")
 
     async def _fetch(self, url: str, needs: Needs) -> frozenset[str]:
-        login = self._doors.credentials.login(url)
+        login = await self._doors.credentials.login(url)
         request = {
             "op": "fetch",
             "url": url,

@@ -70,7 +70,7 @@ class Writer:
     async def _write_one(self, name: str, commit: str) -> None:
         repo = self._doors.settings.config_repo
         assert repo is not None  # noqa: S101 - a daemon has one
-        login = self._doors.credentials.login(repo.url)
+        login = await self._doors.credentials.login(repo.url)
         request = {
             "op": "pin",
             "url": repo.url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -24,7 +25,7 @@ from reconciler.errors import CannotTell, SettingsError
 from reconciler.git import mirror as mirrors
 from reconciler.git import objects
 from reconciler.git.credentials import Credentials
-from reconciler.git.library import mirror_name, prepare
+from reconciler.git.library import mirror_name, prepare, use_login
 from reconciler.git.pinning import Change, ConfigPlace, Pinned, person, resolve_revision
 from reconciler.git.pinning import pin as move_pin
 from reconciler.spec import Target
@@ -63,8 +64,10 @@ class _Desk:
         )
 
     def _login(self, url: str) -> dict[str, Any] | None:
-        login = self._credentials.login(url)
-        return login.as_message() if login else None
+        login = asyncio.run(self._credentials.login(url))
+        message = login.as_message() if login else None
+        use_login(message)
+        return message
 
     def target(self, name: str) -> Target:
         """Return a target as the newest config commit has it. Raises CannotTell."""

@@ -89,7 +89,7 @@ class Credential(Spec):
     known_hosts_file: FilePath | None = None
     github_app: GitHubApp | None = None
     ca_file: FilePath | None = None
-    proxy: str | None = None
+    proxy: Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]{1,1990}$")] | None = None
 
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
@@ -99,6 +99,8 @@ class Credential(Spec):
             raise ValueError("expected one of password_file, token_file, ssh_key_file and github_app")
         if self.password_file and not self.username:
             raise ValueError("password_file needs username")
+        if self.proxy and urls.parse_prefix(self.url).scheme == "ssh":
+            raise ValueError("proxy goes with https URLs")
         return self
 
 
@@ -130,11 +132,6 @@ class Log(Spec):
 
 _NOT_ACTED_ON = {
     "forget_after_s": "mirrors stay when access is revoked",
-}
-_CREDENTIAL_NOT_ACTED_ON = {
-    "known_hosts_file": "host keys are looked up in the daemon's own ~/.ssh/known_hosts",
-    "github_app": "no installation token is made; use token_file",
-    "proxy": "connections are made directly",
 }
 
 
@@ -182,16 +179,9 @@ class Settings(Spec):
     def not_acted_on(self) -> list[str]:
         """Return a line for each given key that this version does not act on, with what that means."""
         given = [key for key in _NOT_ACTED_ON if getattr(self, key) != Settings.model_fields[key].get_default()]
-        lines = [
+        return [
             f"{key.removesuffix('_s')} is not acted on yet: {_NOT_ACTED_ON[key]}" for key in given if getattr(self, key)
         ]
-        for index, credential in enumerate(self.credentials):
-            lines += [
-                f"credentials[{index}].{key} is not acted on yet: {meaning}"
-                for key, meaning in _CREDENTIAL_NOT_ACTED_ON.items()
-                if getattr(credential, key)
-            ]
-        return lines
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import os
+import shutil
+import tempfile
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import pygit2
 from pygit2.enums import ConfigLevel
@@ -31,6 +37,25 @@ def prepare(timeout_s: float) -> None:
     pygit2.settings.server_connect_timeout = round(timeout_s * 1000)
     pygit2.settings.server_timeout = round(timeout_s * 1000)
     pygit2.settings.mwindow_mapped_limit = 512 * 1024 * 1024
+
+
+def use_login(login: dict[str, Any] | None) -> bool:
+    """Let libgit2 use the host keys and the certificate authority of a login; True where this process is stained.
+
+    An authority cannot be taken away again, so a process that has a stranger's one is not used for other hosts.
+    """
+    hosts = login["known_hosts_file"] if login else None
+    home = os.path.expanduser("~")  # noqa: PTH111 - what libgit2 itself begins with
+    if hosts:
+        home = tempfile.mkdtemp(prefix="reconciler-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        (Path(home) / ".ssh").mkdir(mode=0o700)
+        shutil.copyfile(hosts, Path(home) / ".ssh" / "known_hosts")
+    pygit2.settings.homedir = home
+    authority = login["ca_file"] if login else None
+    if authority:
+        pygit2.settings.set_ssl_cert_locations(authority, None)
+    return bool(hosts or authority)
 
 
 def mirror_name(url: str) -> str:

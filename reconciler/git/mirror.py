@@ -100,7 +100,8 @@ def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, s
     with locked(scratch):
         repository = _repository(scratch)
         callbacks = Callbacks(url, login)
-        heads = calling(url, lambda: repository.remotes.create_anonymous(url).list_heads(callbacks=callbacks))
+        remote, proxy = repository.remotes.create_anonymous(url), login["proxy"] if login else None
+        heads = calling(url, lambda: remote.list_heads(callbacks=callbacks, proxy=proxy))
     found: dict[str, str] = {}
     for head in heads:
         name = head.name or ""
@@ -112,12 +113,14 @@ def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, s
 def _fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | None) -> list[str]:
     repository = _repository(mirror)
     remote = repository.remotes.create_anonymous(url)
-    calling(url, lambda: remote.fetch(REFSPECS, callbacks=Callbacks(url, login), prune=FetchPrune.PRUNE))
+    proxy = login["proxy"] if login else None
+    callbacks = Callbacks(url, login)
+    calling(url, lambda: remote.fetch(REFSPECS, callbacks=callbacks, prune=FetchPrune.PRUNE, proxy=proxy))
     missing = [pin for pin in pins if not _keep(repository, pin)]
     if missing:
         # Most servers refuse to send a bare commit id; what matters is what is there afterwards.
         with suppress(SourceError):
-            calling(url, lambda: remote.fetch(missing, callbacks=Callbacks(url, login)))
+            calling(url, lambda: remote.fetch(missing, callbacks=Callbacks(url, login), proxy=proxy))
         missing = [pin for pin in missing if not _keep(repository, pin)]
     return missing
 

@@ -147,8 +147,8 @@ def _push(place: ConfigPlace, commit: str, branch: str) -> None:
     out = _OUT + commit
     repository.references.create(out, commit, force=True)
     callbacks = _Pushing(place.url, place.login)
-    remote = repository.remotes.create_anonymous(place.url)
-    push: Callable[[], None] = lambda: remote.push([f"{out}:refs/heads/{branch}"], callbacks=callbacks)  # noqa: E731
+    remote, proxy = repository.remotes.create_anonymous(place.url), place.login["proxy"] if place.login else None
+    push: Callable[[], None] = lambda: remote.push([f"{out}:refs/heads/{branch}"], callbacks=callbacks, proxy=proxy)  # noqa: E731
     try:
         mirrors.calling(place.url, push)
         refused = SourceError(SourceReason.FORBIDDEN, f"{place.url} refuses the push to {branch}: {callbacks.refused}")

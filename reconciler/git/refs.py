@@ -2,7 +2,8 @@
 
 Over http(s) that is one `ls-refs` of protocol version 2 with a prefix per wanted ref: the answer does not grow
 with the repository. libgit2 speaks version 0 only, in which every ref is sent each time; it is the fallback for
-ssh and for odd servers, remembered per Source. A local repository is read directly.
+odd servers, remembered per Source. Over ssh it is the same request on a kept connection (`ssh.py`), and a local
+repository is read directly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from reconciler.errors import SourceError, SourceReason
 from reconciler.git import objects, pktline
 from reconciler.git.credentials import Credentials, Login
 from reconciler.git.mirror import SCRATCH
+from reconciler.git.ssh import SshPolls
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _HEADERS = {"Git-Protocol": "version=2", "User-Agent": "git/reconciler", "Accept-Encoding": "identity"}
@@ -50,9 +52,11 @@ class Refs:
         self._object_formats: dict[str, str] = {}  # of servers that speak version 2, by URL
         self._odd: set[str] = set()  # URLs that need the fallback
         self._session: aiohttp.ClientSession | None = None
+        self._ssh = SshPolls(timeout_s)
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._ssh.close()
         if self._session is not None:
             await self._session.close()
 
@@ -63,12 +67,14 @@ class Refs:
         than the git timeout.
         """
         parsed = urls.parse(url)
-        login = self._credentials.login(url)
+        login = await self._credentials.login(url)
         try:
             async with asyncio.timeout(self._timeout_s):
                 if parsed.is_local:
                     found: dict[str, str] = await self._blocking(objects.local_refs, parsed.path, wanted)
-                elif parsed.scheme in ("http", "https") and url not in self._odd:
+                elif parsed.scheme == "ssh":
+                    found = await self._ssh.poll(parsed, wanted, login)
+                elif url not in self._odd:
                     found = await self._poll_http(url, wanted, login)
                 else:
                     found = await self._poll_fallback(url, wanted, login)
@@ -124,7 +130,13 @@ class Refs:
             )
         try:
             async with self._session.request(
-                method, address, data=body, headers=headers, allow_redirects=False, ssl=_trust(login)
+                method,
+                address,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=_trust(login),
+                proxy=login.proxy if login else None,
             ) as response:
                 _check_status(response.status, address, response.headers, has_login=login is not None)
                 return await _read_bounded(response, address)

@@ -24,8 +24,9 @@ MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one request: `ok`, or `reason` and `message`."""
-    operation = request["op"]
+    operation, stained = request["op"], False
     try:
+        stained = library.use_login(request.get("login"))
         if operation == "fetch":
             answer = mirror.fetch(request["url"], Path(request["mirror"]), request["pins"], request["login"])
         elif operation == "refs":
@@ -43,7 +44,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": False, "reason": error.reason, "message": str(error)}
     except MemoryError:
         return {"ok": False, "reason": "too_large", "message": "the worker's memory limit was reached"}
-    return {"ok": True, **answer}
+    except OSError as error:
+        return {"ok": False, "reason": "authentication_failed", "message": f"{error.filename}: {error.strerror}"}
+    return {"ok": True, "retire": stained, **answer}
 
 
 def _pin(request: dict[str, Any]) -> dict[str, Any]:

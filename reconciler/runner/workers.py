@@ -76,7 +76,7 @@ class WorkerPool:
             except BaseException:
                 await self._discard(worker)
                 raise
-            if worker.requests >= MAX_REQUESTS or self._closed:
+            if worker.requests >= MAX_REQUESTS or answer.get("retire") or worker not in self._all:
                 await self._discard(worker)
             else:
                 self._idle.append(worker)

@@ -176,7 +176,7 @@ def test_a_password_opens_what_is_below_its_prefix(tmp_path: Path, repo: Repo, s
     url = f"{server.url}/app/.git"
     credentials = login(tmp_path, server, "canary-4711")
     assert poll(tmp_path, url, ["refs/heads/main"], credentials) == {"refs/heads/main": repo.head}
-    found = Credentials(credentials).login(url)
+    found = asyncio.run(Credentials(credentials).login(url))
     assert found is not None
     assert "canary" not in repr(found)
     assert mirror.fetch(url, bare, [repo.head], found.as_message()) == {"missing": []}
@@ -194,7 +194,7 @@ def test_a_wrong_password_is_one_request_and_a_clear_message(tmp_path: Path, ser
 
 def test_a_wrong_password_is_offered_once_in_a_fetch(tmp_path: Path, server: GitServer, bare: Path) -> None:
     server.password = "right"
-    found = Credentials(login(tmp_path, server, "wrong")).login(f"{server.url}/app/.git")
+    found = asyncio.run(Credentials(login(tmp_path, server, "wrong")).login(f"{server.url}/app/.git"))
     assert found is not None
     error = failing(lambda: mirror.fetch(f"{server.url}/app/.git", bare, [], found.as_message()))
     assert error.reason is SourceReason.AUTHENTICATION_FAILED
@@ -215,7 +215,7 @@ def test_a_redirect_to_another_host_gets_no_password(tmp_path: Path, repo: Repo,
         server.answer = ("302 Found", [("Location", f"{evil.url}/app/.git/info/refs?service=git-upload-pack")], b"")
         url, credentials = f"{server.url}/app/.git", login(tmp_path, server, "canary")
         assert failing(lambda: poll(tmp_path, url, ["refs/heads/main"], credentials)).reason == "redirected"
-        found = Credentials(credentials).login(url)
+        found = asyncio.run(Credentials(credentials).login(url))
         assert found is not None
         assert evil.requests == []
         evil.password = "anything"
@@ -554,12 +554,12 @@ def test_a_worker_answers_and_dies_of_its_deadline(tmp_path: Path, repo: Repo) -
             "pins": [repo.head],
             "login": None,
         }
-        assert await ask(request, TIMEOUT_S) == {"ok": True, "missing": []}
+        assert await ask(request, TIMEOUT_S) == {"ok": True, "retire": False, "missing": []}
         blocked = mirror.locked(tmp_path / "m.git")
         with blocked, pytest.raises(SourceError) as error:
             await ask(request, 0.5)
         assert error.value.reason is SourceReason.TIMEOUT
-        assert await ask(request, TIMEOUT_S) == {"ok": True, "missing": []}
+        assert await ask(request, TIMEOUT_S) == {"ok": True, "retire": False, "missing": []}
         with pytest.raises(SourceError) as gone:
             await ask({**request, "url": (tmp_path / "nothing").as_uri()}, TIMEOUT_S)
         assert gone.value.reason is SourceReason.NOT_FOUND
