@@ -28,8 +28,8 @@ from reconciler.events import DaemonStarted, DaemonStopping, Event, Listener, Pa
 from reconciler.gathering import in_force
 from reconciler.git.asking import Asking
 from reconciler.git.credentials import Credentials
-from reconciler.git.library import prepare
-from reconciler.git.mirror import remove_unneeded
+from reconciler.git.library import mirror_name, prepare
+from reconciler.git.mirror import forget, remove_unneeded
 from reconciler.git.refs import Refs
 from reconciler.hooking import Hooks
 from reconciler.notifying import Notifier
@@ -245,8 +245,6 @@ class Daemon:
         if os.geteuid() == 0:
             message = "deploys run as root; give the daemon a user of its own"
             self._reporter.hear(Warned("daemon.root", message))
-        for line in self._settings.not_acted_on():
-            self._reporter.hear(Warned("settings.not_acted_on", line))
 
     def _why_not_alive(self) -> str | None:
         age = clock.monotonic() - self._last_tick
@@ -271,11 +269,22 @@ class Daemon:
         if self._last_tick - self._last_save > SAVE_SOURCES_EVERY_S:
             self._last_save = self._last_tick
             await self._db(self._store.save_sources, self.poller.take_dirty())
+        if not self._deployer.running:
+            await self._forget_revoked()
         if self._last_tick - self._last_prune > PRUNE_EVERY_S:
             self._last_prune = self._last_tick
             await self._deployer.prune()
             if not self._deployer.running:  # a checkout borrows objects from its mirror
                 await asyncio.to_thread(remove_unneeded, self._state.mirrors, self.poller.states)
+
+    async def _forget_revoked(self) -> None:
+        """Remove what we hold of repositories that we may not read any more; history and what is deployed stay."""
+        for url in self.poller.forgotten(clock.now(), self._settings.forget_after_s):
+            mirror = self._state.mirrors / mirror_name(url)
+            if mirror.exists():
+                await asyncio.to_thread(forget, mirror)
+                self._reporter.hear(Warned("source.forgotten", f"{url}: access was refused for too long"))
+                self._wake.set()
 
     def _tick_failed(self, event: Any) -> None:
         """Tell of a tick that APScheduler left out or that raised: by itself it only writes to its own log."""

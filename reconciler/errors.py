@@ -48,14 +48,22 @@ class Transient(ReconcilerError):  # noqa: N818 - the word is the design's
 
 
 class SourceError(Transient):
-    """A poll, a fetch or a checkout failed for a named reason; `message` is for people."""
+    """A poll, a fetch or a checkout failed for a named reason; `message` is for people.
 
-    def __init__(self, reason: SourceReason, message: str) -> None:
+    `retry_after_s` is how long the server asks us to wait. `of_a_ref` tells that only a ref is missing: the repository
+    itself answered.
+    """
+
+    def __init__(
+        self, reason: SourceReason, message: str, *, retry_after_s: float | None = None, of_a_ref: bool = False
+    ) -> None:
         # Parts of it come from servers: bounded, and text that every sink can write.
         message = message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+        self.retry_after_s = retry_after_s
+        self.of_a_ref = of_a_ref
 
 
 class Stalling(ReconcilerError):  # noqa: N818 - the word is the design's

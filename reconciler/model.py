@@ -265,6 +265,7 @@ class SourceState:
     reason: str | None = None
     message: str = ""
     next_poll: datetime | None = None
+    revoked_since: datetime | None = None  # access was refused at every poll since
 
 
 @dataclass(frozen=True, slots=True)

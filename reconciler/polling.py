@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from reconciler import resolving, urls
+from reconciler.breaking import Breaker
 from reconciler.doors import Doors
 from reconciler.errors import SourceError, SourceReason
 from reconciler.events import GitOperation, PollFinished, Warned
@@ -27,11 +28,14 @@ from reconciler.resolving import Needs
 from reconciler.schedule import poll_delay_s
 from reconciler.text import short
 
+# What means that access was taken away, where it lasts.
+REVOKED = frozenset({SourceReason.AUTHENTICATION_FAILED, SourceReason.FORBIDDEN, SourceReason.NOT_FOUND})
 MAX_POLLS = 64  # at once
 MAX_POLLS_PER_HOST = 8  # so that one dead host cannot hold all of them
 HOOK_GAP_S = 1.0  # between polls of one Source that webhooks ask for, however many come
 VISIBLE_WITHIN_S = 30.0  # a forge may announce a commit before its own servers show it
 LOOK_AGAIN_S = 1.0
+BREAKER_SPREAD_S = 10.0  # over which the Sources of a host that did not answer look again
 MAX_ANNOUNCED = 16  # refs of one Source that are waited for
 
 
@@ -61,6 +65,7 @@ class Poller:
         self._entries: dict[str, _Entry] = {}
         self._slots = asyncio.Semaphore(MAX_POLLS)
         self._hosts: dict[str, asyncio.Semaphore] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._dirty: set[str] = set()
         self._closed = False
         self.generation = 0  # rises whenever the Sources are others than before
@@ -103,6 +108,16 @@ class Poller:
                 entry.task.cancel()
         return gone
 
+    def forgotten(self, now: datetime, after_s: float) -> list[str]:
+        """Return the Sources whose access has been refused for longer than `after_s`: ours is to be removed."""
+        found = []
+        for url, entry in self._entries.items():
+            since = entry.state.revoked_since
+            if since is not None and entry.task is None and (now - since).total_seconds() > after_s:
+                found.append(url)
+                entry.missing = entry.needs.pins  # should access come back, all is fetched again
+        return found
+
     def repair(self, url: str) -> None:
         """Fetch a Source again whose mirror turned out to be damaged."""
         entry = self._entries.get(url)
@@ -141,6 +156,13 @@ class Poller:
 
     def _start(self, url: str, entry: _Entry) -> None:
         if entry.task is None and not self._closed:
+            now = time.monotonic()
+            later = self._breaker(url).waits_until(now) if entry.trigger == "schedule" else None
+            if later is not None:  # its host does not answer: wait with the others, and not in step with them
+                entry.due = later + random.random() * BREAKER_SPREAD_S  # noqa: S311 - jitter, no secret
+                wall = datetime.now(UTC) + timedelta(seconds=entry.due - now)
+                entry.state = replace(entry.state, next_poll=wall)
+                return
             entry.idle.clear()
             entry.task = asyncio.create_task(self._run(url, entry), name=f"poll {url}")
 
@@ -191,6 +213,10 @@ class Poller:
                 self._start(url, entry)
 
         asyncio.get_running_loop().call_later(delay_s, look)
+
+    def _breaker(self, url: str) -> Breaker:
+        parsed = urls.parse(url)
+        return self._breakers.setdefault(f"{parsed.host}:{parsed.port or parsed.scheme}", Breaker())
 
     async def _run(self, url: str, entry: _Entry) -> None:
         host = urls.parse(url).host
@@ -274,7 +300,7 @@ class Poller:
         absent = [ref for ref in branches if ref not in found and ref.removeprefix("refs/heads/") not in tags]
         if absent:
             names = ", ".join(ref.removeprefix("refs/heads/") for ref in sorted(absent))
-            raise SourceError(SourceReason.NOT_FOUND, f"{url} has no branch {names}")
+            raise SourceError(SourceReason.NOT_FOUND, f"{url} has no branch {names}", of_a_ref=True)
 
     async def _fetch(self, url: str, needs: Needs) -> frozenset[str]:
         login = await self._doors.credentials.login(url)
@@ -294,6 +320,12 @@ class Poller:
         now, trigger = datetime.now(UTC), entry.trigger
         failures = entry.state.failures + 1 if failure else 0
         delay = poll_delay_s(entry.needs.interval_s, failures, random.random())  # noqa: S311 - jitter, no secret
+        breaker = self._breaker(entry.state.url)
+        if failure is None:
+            breaker.succeeded()
+        else:
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            breaker.failed(failure.reason, failure.retry_after_s, time.monotonic(), chance)
         idle = failure is None and not entry.needs.refs
         entry.due = None if idle else time.monotonic() + delay
         entry.trigger = self._look_again(entry)
@@ -304,6 +336,7 @@ class Poller:
             failures=failures,
             reason=failure.reason if failure else None,
             message=failure.message if failure else "",
+            revoked_since=_revoked_since(entry.state, failure, now),
             next_poll=None if entry.due is None else now + timedelta(seconds=entry.due - time.monotonic()),
         )
         self._dirty.add(entry.state.url)
@@ -320,6 +353,15 @@ class Poller:
                 delay,
             )
         )
+
+
+def _revoked_since(before: SourceState, failure: SourceError | None, now: datetime) -> datetime | None:
+    """Return since when access has been refused; what is no refusal (a dead server) neither begins nor ends that."""
+    if failure is None or failure.of_a_ref:
+        return None
+    if failure.reason in REVOKED:
+        return before.revoked_since or now
+    return before.revoked_since
 
 
 def _is_wanted(ref: str, wanted: Iterable[str]) -> bool:

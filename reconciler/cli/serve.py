@@ -78,8 +78,6 @@ def plan(*, config_file: str | None, output: str, **flags: str | None) -> int:
     else:
         snapshot = asyncio.run(_with_progress(lambda: _once(settings, start=False), "polling and fetching"))
     code = _show(snapshot, output)
-    for line in settings.not_acted_on():
-        click.echo(f"note: settings: {line}", err=True)
     for name, planned in snapshot.plan.targets.items():
         for line in not_acted_on(planned.facts.target):
             click.echo(f"note: {name}: {line}", err=True)

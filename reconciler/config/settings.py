@@ -99,7 +99,7 @@ class Credential(Spec):
             raise ValueError("expected one of password_file, token_file, ssh_key_file and github_app")
         if self.password_file and not self.username:
             raise ValueError("password_file needs username")
-        if self.proxy and urls.parse_prefix(self.url).scheme == "ssh":
+        if self.proxy and urls.parse_prefix(self.url).scheme != "https":
             raise ValueError("proxy goes with https URLs")
         return self
 
@@ -128,11 +128,6 @@ class Log(Spec):
 
     format: Literal["auto", "console", "logfmt", "json"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-_NOT_ACTED_ON = {
-    "forget_after_s": "mirrors stay when access is revoked",
-}
 
 
 class Settings(Spec):
@@ -175,13 +170,6 @@ class Settings(Spec):
     def url_policy(self) -> UrlPolicy:
         """Which repositories are allowed."""
         return UrlPolicy(self.allow_local_repos, self.allow_http)
-
-    def not_acted_on(self) -> list[str]:
-        """Return a line for each given key that this version does not act on, with what that means."""
-        given = [key for key in _NOT_ACTED_ON if getattr(self, key) != Settings.model_fields[key].get_default()]
-        return [
-            f"{key.removesuffix('_s')} is not acted on yet: {_NOT_ACTED_ON[key]}" for key in given if getattr(self, key)
-        ]
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -174,14 +174,19 @@ def discard(mirror: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
+def forget(mirror: Path) -> None:
+    """Remove a mirror for good, once nothing uses it."""
+    with locked(mirror):
+        discard(mirror)
+    mirror.with_suffix(".lock").unlink(missing_ok=True)
+
+
 def remove_unneeded(mirrors: Path, urls: Iterable[str]) -> None:
     """Remove the mirrors of Sources that nothing names any more."""
     needed = {SCRATCH, *(mirror_name(url) for url in urls)}
     for mirror in mirrors.glob("*.git"):
         if mirror.name not in needed:
-            with locked(mirror):
-                discard(mirror)
-            mirror.with_suffix(".lock").unlink(missing_ok=True)
+            forget(mirror)
 
 
 def remove_leftovers(mirror: Path) -> None:

@@ -12,6 +12,8 @@ import asyncio
 import base64
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +159,27 @@ def _check_status(status: int, address: str, headers: Mapping[str, str], *, has_
     if status in _REDIRECTS:
         target = headers.get("Location", "another place").partition("/info/refs")[0]
         raise SourceError(SourceReason.REDIRECTED, f"{address} redirects; write {target} instead, if you trust it")
+    after = _retry_after_s(headers.get("Retry-After", ""))
+    wait = f", and asks us to wait for {after:g} s" if after is not None else ""
     if status in _SERVER_ERRORS:
-        raise SourceError(SourceReason.SERVER_ERROR, f"{address} answered {status}")
+        raise SourceError(SourceReason.SERVER_ERROR, f"{address} answered {status}{wait}", retry_after_s=after)
     reason = _STATUS.get(status, SourceReason.PROTOCOL_ERROR)
-    hint = ""
+    hint = wait if reason is SourceReason.RATE_LIMITED else ""
     if reason is SourceReason.AUTHENTICATION_FAILED:
         hint = (
             "; the credential in the settings is refused" if has_login else "; the settings have no credential for it"
         )
-    raise SourceError(reason, f"{address} answered {status}{hint}")
+    raise SourceError(reason, f"{address} answered {status}{hint}", retry_after_s=after)
+
+
+def _retry_after_s(text: str) -> float | None:
+    """Return the seconds of a Retry-After header: a number, or a date (RFC 9110)."""
+    if text.isascii() and text.isdigit() and len(text) < 10:  # noqa: PLR2004 - more than centuries
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, address: str) -> bytes:

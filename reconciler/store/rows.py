@@ -89,7 +89,7 @@ def entry_values(known: KnownEntry) -> dict[str, Any]:
 def source(row: Row) -> SourceState:
     """Return a row of `sources`."""
     values: dict[str, Any] = {key: row[key] for key in ("url", "interval_s", "failures", "reason", "message")}
-    values |= {key: to_time(row[key]) for key in ("last_poll", "last_good_poll", "next_poll")}
+    values |= {key: to_time(row[key]) for key in ("last_poll", "last_good_poll", "next_poll", "revoked_since")}
     return SourceState(**values)
 
 

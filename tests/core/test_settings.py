@@ -49,15 +49,6 @@ def test_every_key_of_the_contract_is_accepted() -> None:
     assert found.webhooks["github"].secret_files == ("/run/secrets/hook",)
 
 
-def test_what_is_not_acted_on_is_said() -> None:
-    assert load(None, "r.yaml", {}, {}).not_acted_on() == []
-    said = load(EVERYTHING.replace(b"24h", b"12h"), "r.yaml", {}, {}).not_acted_on()
-    assert [line.partition(" ")[0] for line in said] == [
-        "forget_after",
-        "credentials[1].known_hosts_file",
-    ]
-
-
 def test_nothing_is_needed() -> None:
     found = load(None, "r.yaml", {}, {})
     assert found.config_repo is None

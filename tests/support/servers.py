@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -33,19 +35,25 @@ class GitServer:
         self.url = ""
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.user = "bot"
         self.password: str | None = None
         self.speaks_v2 = True
         self.answer: tuple[str, list[tuple[str, str]], bytes] | None = None  # instead of git's
+        self.app: Callable[[dict[str, Any]], str | None] | None = None  # GitHub's answer to an app: a token, or nothing
 
     def __call__(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
         self.headers.append({key: str(value) for key, value in environ.items() if key.startswith("HTTP_")})
+        if environ["PATH_INFO"].endswith("/access_tokens"):
+            token = self.app(environ) if self.app else None
+            start("201 Created" if token else "401 Unauthorized", [("Content-Type", "application/json")])
+            return [json.dumps({"token": token}).encode()]
         if self.answer is not None:
             status, headers, body = self.answer
             start(status, headers)
             return [body]
         if self.password is not None:
-            expected = "Basic " + base64.b64encode(f"bot:{self.password}".encode()).decode()
+            expected = "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
             if environ.get("HTTP_AUTHORIZATION") != expected:
                 start("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="git"')])
                 return [b""]
@@ -91,10 +99,16 @@ def _chunked(environ: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[GitServer]:
+def serving(root: Path, certificate: Path | None = None) -> Iterator[GitServer]:
+    """Serve over http, or over https with a certificate and its key in one file."""
     app = GitServer(root)
     server = make_server("127.0.0.1", 0, app, server_class=_Server, handler_class=_Quiet)
     app.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        app.url = f"https://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -20,15 +20,16 @@ ON CONFLICT (name) DO UPDATE SET
 DELETE FROM entries WHERE name = :name;
 
 -- name: sources
-SELECT url, interval_s, last_poll, last_good_poll, failures, reason, message, next_poll FROM sources ORDER BY url;
+SELECT url, interval_s, last_poll, last_good_poll, failures, reason, message, next_poll, revoked_since
+FROM sources ORDER BY url;
 
 -- name: save_source
-INSERT INTO sources (url, interval_s, last_poll, last_good_poll, failures, reason, message, next_poll)
-VALUES (:url, :interval_s, :last_poll, :last_good_poll, :failures, :reason, :message, :next_poll)
+INSERT INTO sources (url, interval_s, last_poll, last_good_poll, failures, reason, message, next_poll, revoked_since)
+VALUES (:url, :interval_s, :last_poll, :last_good_poll, :failures, :reason, :message, :next_poll, :revoked_since)
 ON CONFLICT (url) DO UPDATE SET
     interval_s = excluded.interval_s, last_poll = excluded.last_poll, last_good_poll = excluded.last_good_poll,
     failures = excluded.failures, reason = excluded.reason, message = excluded.message,
-    next_poll = excluded.next_poll;
+    next_poll = excluded.next_poll, revoked_since = excluded.revoked_since;
 
 -- name: forget_source
 DELETE FROM sources WHERE url = :url;
