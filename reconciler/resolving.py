@@ -21,11 +21,6 @@ from reconciler.text import short
 from reconciler.trusting import Trust
 from reconciler.vault import Vault
 
-# Keys that the schema accepts and this version does not act on, with what happens instead.
-NOT_ACTED_ON = {
-    "submodules": "submodules are not checked out",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -34,12 +29,6 @@ class Needs:
     interval_s: float
     refs: frozenset[str] = frozenset()
     pins: frozenset[str] = frozenset()
-
-
-def not_acted_on(target: Target) -> list[str]:
-    """Return a line for each key that the target uses and this version does not act on."""
-    used = [key for key in NOT_ACTED_ON if getattr(target, key)]
-    return [f"{key} is not acted on yet: {NOT_ACTED_ON[key]}" for key in used]
 
 
 def needs(targets: Iterable[Target], config_repo: ConfigRepo | None) -> dict[str, Needs]:

@@ -53,8 +53,6 @@ one-time (`reconcile --env`), step, target, defaults.
 A bad entry keeps its last good version in force, and touches no other. An entry that vanishes is forgotten, never
 undeployed; when more than half of at least four vanish in one commit, they stay until another commit confirms it.
 
-Accepted and not acted on yet, as `reconciler plan` says where it is used: `submodules`.
-
 ## Secrets
 
 A secret's name is looked up as a file `secrets_dir/TARGET/NAME`, then `secrets_dir/NAME`, then in the config

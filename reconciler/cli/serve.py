@@ -18,7 +18,6 @@ from reconciler.daemon import Daemon
 from reconciler.errors import CannotTell
 from reconciler.gathering import remembered
 from reconciler.report import logs
-from reconciler.resolving import not_acted_on
 from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 
@@ -77,11 +76,7 @@ def plan(*, config_file: str | None, output: str, **flags: str | None) -> int:
         store.close()
     else:
         snapshot = asyncio.run(_with_progress(lambda: _once(settings, start=False), "polling and fetching"))
-    code = _show(snapshot, output)
-    for name, planned in snapshot.plan.targets.items():
-        for line in not_acted_on(planned.facts.target):
-            click.echo(f"note: {name}: {line}", err=True)
-    return code
+    return _show(snapshot, output)
 
 
 def _show(snapshot: Snapshot, output: str = "table") -> int:

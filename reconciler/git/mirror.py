@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from reconciler.text import is_text
 REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
 SCRATCH = "scratch.git"  # an empty repository, to ask servers from
 PIN_REFS = "refs/reconciler/pins/"
+KEPT = "reconciler-kept"  # in the mirror of a submodule: when it was last used
+UNUSED_S = 86_400.0
 MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
@@ -182,11 +185,23 @@ def forget(mirror: Path) -> None:
 
 
 def remove_unneeded(mirrors: Path, urls: Iterable[str]) -> None:
-    """Remove the mirrors of Sources that nothing names any more."""
+    """Remove the mirrors of Sources that nothing names any more, and of submodules that were not used for a while."""
     needed = {SCRATCH, *(mirror_name(url) for url in urls)}
     for mirror in mirrors.glob("*.git"):
-        if mirror.name not in needed:
+        if mirror.name not in needed and not _is_kept(mirror):
             forget(mirror)
+
+
+def keep(mirror: Path) -> None:
+    """Note that a submodule comes from this mirror, which no target names."""
+    (mirror / KEPT).touch()
+
+
+def _is_kept(mirror: Path) -> bool:
+    try:
+        return time.time() - (mirror / KEPT).stat().st_mtime < UNUSED_S
+    except OSError:
+        return False
 
 
 def remove_leftovers(mirror: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import SourceError
-from reconciler.git import checkout, library, mirror, pinning
+from reconciler.git import checkout, library, mirror, pinning, submodules
 
 MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
@@ -29,11 +29,15 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         stained = library.use_login(request.get("login"))
         if operation == "fetch":
             answer = mirror.fetch(request["url"], Path(request["mirror"]), request["pins"], request["login"])
+            if request.get("keep"):
+                mirror.keep(Path(request["mirror"]))
         elif operation == "refs":
             scratch = Path(request["mirror"])
             answer = {"refs": mirror.list_refs(request["url"], request["prefixes"], request["login"], scratch)}
         elif operation == "checkout":
             answer = checkout.checkout(Path(request["mirror"]), request["commit"], Path(request["destination"]))
+        elif operation == "submodules":
+            answer = _submodules(request)
         elif operation == "pin":
             answer = _pin(request)
         else:
@@ -47,6 +51,11 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         return {"ok": False, "reason": "authentication_failed", "message": f"{error.filename}: {error.strerror}"}
     return {"ok": True, "retire": stained, **answer}
+
+
+def _submodules(request: dict[str, Any]) -> dict[str, Any]:
+    allowed = {"allow_local": request["allow_local"], "allow_http": request["allow_http"]}
+    return {"found": submodules.find(Path(request["mirror"]), request["commit"], request["url"], **allowed)}
 
 
 def _pin(request: dict[str, Any]) -> dict[str, Any]:

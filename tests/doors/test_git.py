@@ -316,6 +316,12 @@ def test_only_the_mirrors_of_needed_sources_stay(repo: Repo, tmp_path: Path) -> 
     kept = mirrors / library.mirror_name(repo.url)
     mirror.fetch(repo.url, kept, [], None)
     mirror.fetch(repo.url, mirrors / library.mirror_name("https://h/old"), [], None)
+    submodule = mirrors / library.mirror_name("https://h/submodule")
+    mirror.fetch(repo.url, submodule, [], None)
+    mirror.keep(submodule)
+    mirror.remove_unneeded(mirrors, [repo.url])
+    assert {path.name for path in mirrors.glob("*.git")} == {kept.name, submodule.name}
+    os.utime(submodule / mirror.KEPT, (0, 0))
     mirror.remove_unneeded(mirrors, [repo.url])
     assert [path.name for path in mirrors.glob("*.git")] == [kept.name]
 

@@ -395,12 +395,11 @@ def test_status_says_when_nobody_acts(world: World) -> None:
 
 
 def test_plan_says_what_would_happen_and_does_nothing(world: World) -> None:
-    world.pin(world.app.first, submodules="true")
+    world.pin(world.app.first)
     done = world.product.run("plan")
     assert done.returncode == 1
     assert "new_version" in done.stdout
     assert "is the first version" in done.stdout
-    assert "note: api: submodules is not acted on yet" in done.stderr
     assert world.product.deployed("api") == []
     world.product.once()
     assert world.product.run("plan").returncode == 0
