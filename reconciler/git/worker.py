@@ -13,6 +13,7 @@ import queue
 import resource
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,21 @@ from reconciler.git import checkout, library, mirror, pinning, submodules
 MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer to one request: `ok`, or `reason` and `message`."""
-    operation, stained = request["op"], False
-    try:
-        stained = library.use_login(request.get("login"))
-        if operation == "fetch":
-            answer = mirror.fetch(request["url"], Path(request["mirror"]), request["pins"], request["login"])
-            if request.get("keep"):
-                mirror.keep(Path(request["mirror"]))
-        elif operation == "refs":
-            scratch = Path(request["mirror"])
-            answer = {"refs": mirror.list_refs(request["url"], request["prefixes"], request["login"], scratch)}
-        elif operation == "checkout":
-            answer = checkout.checkout(Path(request["mirror"]), request["commit"], Path(request["destination"]))
-        elif operation == "submodules":
-            answer = _submodules(request)
-        elif operation == "pin":
-            answer = _pin(request)
-        else:
-            answer = {"pong": True}
-    except SourceError as error:
-        return {"ok": False, "reason": error.reason, "message": error.message}
-    except checkout.BadTree as error:
-        return {"ok": False, "reason": error.reason, "message": str(error)}
-    except MemoryError:
-        return {"ok": False, "reason": "too_large", "message": "the worker's memory limit was reached"}
-    except OSError as error:
-        return {"ok": False, "reason": "authentication_failed", "message": f"{error.filename}: {error.strerror}"}
-    return {"ok": True, "retire": stained, **answer}
+def _fetch(request: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(request["mirror"])
+    answer = mirror.fetch(request["url"], folder, request["pins"], request["login"])
+    if request.get("keep"):
+        mirror.keep(folder)
+    return answer
+
+
+def _refs(request: dict[str, Any]) -> dict[str, Any]:
+    scratch = Path(request["mirror"])
+    return {"refs": mirror.list_refs(request["url"], request["prefixes"], request["login"], scratch)}
+
+
+def _checkout(request: dict[str, Any]) -> dict[str, Any]:
+    return checkout.checkout(Path(request["mirror"]), request["commit"], Path(request["destination"]))
 
 
 def _submodules(request: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +56,33 @@ def _pin(request: dict[str, Any]) -> dict[str, Any]:
         return pinning.pin(place, change, request["branch"]).as_message()
     except pinning.CannotPin as error:
         return {"problem": str(error)}
+
+
+_OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "fetch": _fetch,
+    "refs": _refs,
+    "checkout": _checkout,
+    "submodules": _submodules,
+    "pin": _pin,
+    "ping": lambda _: {"pong": True},
+}
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one request: `ok`, or `reason` and `message`. `retire` asks for another process after it."""
+    stained = False
+    try:
+        stained = library.use_login(request.get("login"))
+        answer = _OPERATIONS[request["op"]](request)
+    except SourceError as error:
+        return {"ok": False, "retire": stained, "reason": error.reason, "message": error.message}
+    except checkout.BadTree as error:
+        return {"ok": False, "reason": error.reason, "message": str(error)}
+    except MemoryError:
+        return {"ok": False, "retire": True, "reason": "too_large", "message": "the worker's memory limit was reached"}
+    except OSError as error:
+        return {"ok": False, "reason": "authentication_failed", "message": f"{error.filename}: {error.strerror}"}
+    return {"ok": True, "retire": stained, **answer}
 
 
 def main() -> None:
