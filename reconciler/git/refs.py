@@ -111,9 +111,11 @@ class Refs:
         try:
             body = await self._exchange("POST", f"{url}/git-upload-pack", request, login)
             return pktline.refs(body)
-        except pktline.NotPktLine as error:
-            # Ask again from the beginning next time: the server changed, or a proxy hides our header.
-            del self._object_formats[url]
+        except (pktline.NotPktLine, SourceError) as error:
+            # Ask again from the beginning next time: the server changed, or told us something wrong.
+            self._object_formats.pop(url, None)
+            if isinstance(error, SourceError):
+                raise
             raise SourceError(SourceReason.PROTOCOL_ERROR, f"{url}: {error}") from error
 
     async def _exchange(self, method: str, address: str, body: bytes | None, login: Login | None) -> bytes:

@@ -122,6 +122,11 @@ def test_variables_that_steps_see_are_no_settings() -> None:
             ["r.yaml:1:15: credentials[0]: password_file needs username"],
         ),
         (
+            "credentials: [{url: 'ssh://git@h/x', proxy: 'http://proxy:3128'}]",
+            {},
+            ["r.yaml:1:15: credentials[0]: proxy goes with https URLs"],
+        ),
+        (
             "credentials: [{url: https://h/x, token_file: /x, ssh_key_file: /y}]",
             {},
             ["r.yaml:1:15: credentials[0]: expected one of password_file"],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -98,10 +98,18 @@ def _chunked(environ: dict[str, Any]) -> bytes:
     return body
 
 
+S = TypeVar("S", bound=GitServer)
+
+
 @contextmanager
 def serving(root: Path, certificate: Path | None = None) -> Iterator[GitServer]:
     """Serve over http, or over https with a certificate and its key in one file."""
-    app = GitServer(root)
+    with serve(GitServer(root), certificate) as app:
+        yield app
+
+
+@contextmanager
+def serve(app: S, certificate: Path | None = None) -> Iterator[S]:
     server = make_server("127.0.0.1", 0, app, server_class=_Server, handler_class=_Quiet)
     app.url = f"http://127.0.0.1:{server.server_port}"
     if certificate is not None:
