@@ -177,7 +177,7 @@ def _command() -> str:
 
 def _show_around(address: str, root: Path, commits: list[str]) -> None:
     click.echo(
-        f"listening http://{address}/api/v1/targets  http://{address}/metrics  http://{address}/healthz\n"
+        f"listening http://{address}/   (also /api/v1/targets, /metrics and /healthz)\n"
         f"\nMove a pin, and watch it being deployed (in another terminal):\n"
         f"  cd {root}/config\n"
         f"  sed -i s/{commits[1]}/{commits[2]}/ deployments/hello.yaml\n"
