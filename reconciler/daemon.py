@@ -12,12 +12,8 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
-
-from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.base import BaseTrigger
 
 from reconciler import __version__, clock, waking
 from reconciler.config.settings import Settings
@@ -43,29 +39,16 @@ from reconciler.serving import Serving
 from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
+from reconciler.ticking import Ticker
 from reconciler.trusting import Trust
 from reconciler.vault import Vault
 from reconciler.writing import Writer
 
-TICK_S = 1.0
-LATE_TICK_S = 2.5  # a tick that is so late was lost to a change of the wall clock
-DEAD_LOOP_S = 30.0  # /healthz fails when no tick came for so long
 PRUNE_EVERY_S = 3_600.0
 SAVE_SOURCES_EVERY_S = 30.0  # unchanged polls are written together: a restart may forget so much of them
 MAX_PASS_BACKOFF_S = 15.0
 GIT_WORKERS = 4
 LOOK_AT_SECRETS_S = 10.0
-
-
-class NoCatchUp(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
-    """Fires TICK_S after now, whatever was missed.
-
-    APScheduler's own interval trigger catches up tick by tick after a jump of the clock, and never comes back.
-    """
-
-    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
-        """Return the next tick."""
-        return now + timedelta(seconds=TICK_S)
 
 
 class Reporter:
@@ -105,8 +88,7 @@ class Daemon:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._last_tick = clock.monotonic()
-        self._last_tick_at = clock.now()
+        self._ticker = Ticker(self._tick, self._reporter)
         self._last_prune = -PRUNE_EVERY_S  # at the first tick
         self._last_save = clock.monotonic()
         self._problem: str | None = None  # why passes fail
@@ -129,10 +111,10 @@ class Daemon:
         self._observer = Observer(doors, self._wake.set)
         self._writer = Writer(doors, lambda: self.poller.poke(self._config_url, "config"))
         self._reconciler = Reconciler(doors, self.poller, self._deployer, self._writer)
-        self._metrics = Metrics(self._snapshot, self._heartbeat, settings.webhooks)
+        self._metrics = Metrics(self._snapshot, self._ticker.heartbeat, settings.webhooks)
         self._reporter.listeners = [LogListener(), self._metrics]
-        hooks = Hooks(dict(settings.webhooks.items()), self.poller, self._reporter)
-        health = (self._why_not_alive, self._why_not_ready)
+        hooks = Hooks(dict(settings.webhooks.items()), self.poller, self._reconciler.sources_of, self._reporter)
+        health = (self._ticker.why_dead, self._why_not_ready)
         self._serving = Serving(doors, hooks, self._metrics, self._snapshot, health, self._woken)
 
     def hear_also(self, listener: Listener) -> None:
@@ -142,9 +124,6 @@ class Daemon:
     def _snapshot(self) -> Snapshot:
         """Return what the last pass knew, with what polls have found out since."""
         return replace(self._reconciler.snapshot, sources=self.poller.states)
-
-    def _heartbeat(self) -> float:
-        return self._last_tick_at.timestamp()
 
     # --- once ---------------------------------------------------------------------------------------------
 
@@ -198,27 +177,19 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        scheduler = AsyncIOScheduler(
-            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        )
         try:
             address, webhook_address = await self._serving.start()
             await self._begin()
             waking_server = await waking.listen(self._state.path, self._woken)
             self._reporter.hear(DaemonStarted(__version__, str(self._state.path), address, webhook_address))
             self._warn()
-            scheduler.add_listener(self._tick_failed, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
-            scheduler.add_job(self._tick, NoCatchUp(), id="tick")
-            scheduler.start()
-            watching = asyncio.create_task(self._watch(scheduler), name="watch")
+            self._ticker.start()
             self._notifier.say(ready="1", status=f"listens on {address}")
             on_ready(address)
             await self._passes()
-            watching.cancel()
             waking_server.close()
         finally:
-            if scheduler.running:
-                scheduler.shutdown(wait=False)
+            self._ticker.stop()
             self._notifier.say(stopping="1", status="waits for running deploys")
             self._reporter.hear(DaemonStopping(self._deployer.running, self._settings.drain_timeout_s))
             await self._deployer.drain(self._settings.drain_timeout_s, self._hurry)
@@ -246,10 +217,6 @@ class Daemon:
             message = "deploys run as root; give the daemon a user of its own"
             self._reporter.hear(Warned("daemon.root", message))
 
-    def _why_not_alive(self) -> str | None:
-        age = clock.monotonic() - self._last_tick
-        return f"the scheduler has not turned for {age:.0f} s" if age > DEAD_LOOP_S else None
-
     def _why_not_ready(self) -> str | None:
         source = self.poller.states.get(self._config_url)
         if source is None or source.last_good_poll is None:
@@ -260,19 +227,19 @@ class Daemon:
         return None if self._reconciler.shown else "the configuration has not been loaded yet"
 
     async def _tick(self) -> None:
-        """Turn the scheduler: the one job that APScheduler has."""
-        self._last_tick, self._last_tick_at = clock.monotonic(), clock.now()
+        """Do what is due: once a second."""
+        now = clock.monotonic()
         self._notifier.say(watchdog="1")
         self.poller.tick()
         snapshot = self._reconciler.snapshot
         self._observer.look(in_force(snapshot.entries), snapshot.records)
-        if self._last_tick - self._last_save > SAVE_SOURCES_EVERY_S:
-            self._last_save = self._last_tick
+        if now - self._last_save > SAVE_SOURCES_EVERY_S:
+            self._last_save = now
             await self._db(self._store.save_sources, self.poller.take_dirty())
         if not self._deployer.running:
             await self._forget_revoked()
-        if self._last_tick - self._last_prune > PRUNE_EVERY_S:
-            self._last_prune = self._last_tick
+        if now - self._last_prune > PRUNE_EVERY_S:
+            self._last_prune = now
             await self._deployer.prune()
             if not self._deployer.running:  # a checkout borrows objects from its mirror
                 await asyncio.to_thread(remove_unneeded, self._state.mirrors, self.poller.states)
@@ -285,19 +252,6 @@ class Daemon:
                 await asyncio.to_thread(forget, mirror)
                 self._reporter.hear(Warned("source.forgotten", f"{url}: access was refused for too long"))
                 self._wake.set()
-
-    def _tick_failed(self, event: Any) -> None:
-        """Tell of a tick that APScheduler left out or that raised: by itself it only writes to its own log."""
-        error = getattr(event, "exception", None)
-        self._reporter.hear(Warned("scheduler.tick_lost", repr(error) if error else "the last one was still running"))
-
-    async def _watch(self, scheduler: Any) -> None:
-        """Bring back a tick that a jump of the wall clock took away: APScheduler sleeps until a wall time."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            if clock.monotonic() - self._last_tick > LATE_TICK_S:
-                self._reporter.hear(Warned("scheduler.tick_lost", "the clock jumped, or the loop was busy"))
-                scheduler.modify_job("tick", next_run_time=clock.now())
 
     async def _passes(self) -> None:
         """Pass after pass: on every wake-up, and when a decision changes by itself."""

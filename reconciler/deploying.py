@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from reconciler import clock
 from reconciler.doors import Doors
@@ -40,24 +39,13 @@ from reconciler.runner.deploys import Job, RunningDeploy
 from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import SecretMissing, masks
 from reconciler.spec import Target
-from reconciler.text import short
+from reconciler.trees import Tree, Trees
 
 LEASE_TTL_S = 60.0
 RENEW_EVERY_S = LEASE_TTL_S / 4
 FENCE_AFTER_S = LEASE_TTL_S / 2  # a supervisor that hears nothing for so long ends its deploy; the rest is margin
 RECORD_AGAIN_S = 1.0  # between tries to write a result while the disk is full or the database locked
-MAX_SUBMODULE_DEPTH = 4
 RECOVERY_PATIENCE_S = 5.0  # beyond the grace, for a supervisor to end what a dead daemon left
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """A commit that is checked out somewhere, and where it came from."""
-
-    source: str
-    mirror: Path
-    commit: str
-    place: Path
 
 
 @dataclass(slots=True)
@@ -87,7 +75,7 @@ class Deployer:
         self._db = doors.db
         self._ask = doors.ask
         self._vault = doors.vault
-        self._credentials = doors.credentials
+        self._trees = Trees(doors)
         self._listener = doors.listener
         self._ended = ended
         self._damaged = damaged
@@ -242,41 +230,9 @@ class Deployer:
         job.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mirror = self._state.mirrors / mirror_name(target.source)
         began = clock.monotonic()
-        tree = _Tree(target.source, mirror, deploy.version.commit, job.checkout)
-        await self._check_tree_out(tree, target)
+        tree = Tree(target.source, mirror, deploy.version.commit, job.checkout)
+        await self._trees.check_out(tree, target)
         self._listener.hear(GitOperation("checkout", clock.monotonic() - began))
-
-    async def _check_tree_out(self, tree: _Tree, target: Target, depth: int = 0) -> None:
-        """Check a tree out, and where the target asks for it what the tree names as submodules, and what those name."""
-        found = await self._submodules(tree) if target.submodules else []
-        if found and depth >= MAX_SUBMODULE_DEPTH:
-            raise BadTree("tree_too_large", f"submodules are nested more than {MAX_SUBMODULE_DEPTH} levels deep")
-        where = {"mirror": str(tree.mirror), "commit": tree.commit, "destination": str(tree.place)}
-        await self._ask({"op": "checkout", **where}, target.timeout_s)
-        for one in found:
-            place = tree.place / one["path"]
-            await asyncio.to_thread(_require_real, tree.place, place)
-            mirror = await self._fetch_submodule(one)
-            await self._check_tree_out(_Tree(one["url"], mirror, one["commit"], place), target, depth + 1)
-
-    async def _submodules(self, tree: _Tree) -> list[dict[str, Any]]:
-        """Return path, URL and commit of what a tree names. Raises BadTree for a URL that the settings do not allow."""
-        settings = self._settings
-        question = {"op": "submodules", "mirror": str(tree.mirror), "commit": tree.commit, "url": tree.source}
-        allowed = {"allow_local": settings.allow_local_repos, "allow_http": settings.allow_http}
-        found: list[dict[str, Any]] = (await self._ask({**question, **allowed}, settings.git_timeout_s))["found"]
-        return found
-
-    async def _fetch_submodule(self, found: dict[str, Any]) -> Path:
-        url, commit = found["url"], found["commit"]
-        login = await self._credentials.login(url)
-        mirror = self._state.mirrors / mirror_name(url)
-        request: dict[str, Any] = {"op": "fetch", "url": url, "mirror": str(mirror), "pins": [commit], "keep": True}
-        request["login"] = login.as_message() if login else None
-        if (await self._ask(request, self._settings.git_timeout_s))["missing"]:
-            message = f"{url} has no commit {short(commit)} for the submodule {found['path']}"
-            raise SourceError(SourceReason.COMMIT_NOT_FOUND, message)
-        return mirror
 
     async def _keep_lease(self, lease: Lease, running: RunningDeploy) -> None:
         """Renew the lease in the store, then at the supervisor, which ends the deploy when it hears nothing."""
@@ -324,15 +280,6 @@ class Deployer:
             target = deploy_id.rpartition(".")[0]
             with suppress(OSError):
                 await asyncio.to_thread(output.forget, self._state.log_of(target, deploy_id))
-
-
-def _require_real(root: Path, place: Path) -> None:
-    """Raise BadTree where a folder between `root` and `place` is a link: nothing is written outside."""
-    for folder in place.parents:
-        if folder == root:
-            return
-        if folder.is_symlink():
-            raise BadTree("bad_tree", f"a submodule lies behind the link {folder.name}")
 
 
 def _failed(reason: OutcomeReason, message: str) -> Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 from reconciler import urls, views
 from reconciler.git import objects
 from reconciler.git.library import mirror_name
-from reconciler.views import CommitsView, TargetView
+from reconciler.shapes import CommitsView, TargetView
 
 MAX_COMMITS = 200
 

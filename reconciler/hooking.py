@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +44,16 @@ class Answer:
 class Hooks:
     """Receives deliveries for every provider that has a secret."""
 
-    def __init__(self, secrets: Mapping[str, WebhookSecrets], poller: Poller, listener: Listener) -> None:
+    def __init__(
+        self,
+        secrets: Mapping[str, WebhookSecrets],
+        poller: Poller,
+        sources_of: Callable[[Iterable[str]], set[str]],
+        listener: Listener,
+    ) -> None:
+        """`sources_of` tells the Sources of targets: the generic door may name one of those instead."""
         self._secrets = secrets
+        self._sources_of = sources_of
         self._poller = poller
         self._listener = listener
         self._index, self._generation = Index(()), -1
@@ -96,6 +104,8 @@ class Hooks:
         if self._generation != self._poller.generation:
             self._generation, self._index = self._poller.generation, Index(self._poller.states)
         found = self._index.matching(push.repositories)
+        if not found:
+            found = frozenset(self._sources_of(one.path for one in push.repositories if one.host is None))
         for url in found:
             self._poller.announce(url, push.tips)
         return Result.ACCEPTED if found else Result.UNMATCHED

@@ -16,8 +16,8 @@ from reconciler.model import Deploy
 from reconciler.report.metrics import Metrics
 from reconciler.runner import output
 from reconciler.runner.output import Piece
+from reconciler.shapes import CommitsView, TargetView
 from reconciler.snapshot import Snapshot
-from reconciler.views import CommitsView, TargetView
 from reconciler.web import app
 from reconciler.web.face import Face
 from reconciler.web.listening import Server

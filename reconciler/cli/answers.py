@@ -24,9 +24,9 @@ from reconciler.gathering import remembered
 from reconciler.lifecycle import LIVE
 from reconciler.model import Deploy
 from reconciler.runner import output
+from reconciler.shapes import CommitsView, ConfigView, DeployView, TargetView
 from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
-from reconciler.views import CommitsView, ConfigView, DeployView, TargetView
 from reconciler.wishes import Wish, grant
 
 FOLLOW_EVERY_S = 0.2

@@ -13,8 +13,8 @@ from reconciler.cli import options, render
 from reconciler.cli.answers import Answers
 from reconciler.errors import CannotTell
 from reconciler.planning import RULES
+from reconciler.shapes import TargetView
 from reconciler.text import safe, short
-from reconciler.views import TargetView
 
 DEFAULT_HISTORY = 20
 WATCH_EVERY_S = 1.0

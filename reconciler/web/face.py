@@ -9,8 +9,8 @@ from reconciler.events import Listener
 from reconciler.hooking import Hooks
 from reconciler.model import Deploy
 from reconciler.runner.output import Piece
+from reconciler.shapes import CommitsView, TargetView
 from reconciler.snapshot import Snapshot
-from reconciler.views import CommitsView, TargetView
 from reconciler.wishes import Wish
 
 

@@ -14,8 +14,8 @@ from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import TypedDict
 
 from reconciler import __version__
+from reconciler.shapes import CommitsView, ConfigView, DeploysView, DeployView, SourcesView, TargetsView, TargetView
 from reconciler.spec import NAME_PATTERN
-from reconciler.views import CommitsView, ConfigView, DeploysView, DeployView, SourcesView, TargetsView, TargetView
 from reconciler.wishes import Cancel, Reconcile, Resume, Suspend
 
 MAX_PAGE = 1_000

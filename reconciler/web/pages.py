@@ -20,9 +20,9 @@ from reconciler import __version__, clock, urls, views
 from reconciler.lifecycle import LIVE
 from reconciler.planning import RULES
 from reconciler.schedule import format_duration
+from reconciler.shapes import DeployView, TargetView
 from reconciler.spec import Target
 from reconciler.text import safe, short
-from reconciler.views import DeployView, TargetView
 from reconciler.web.api import known_deploy, known_target
 from reconciler.web.face import Face
 

@@ -165,3 +165,65 @@ def test_a_prefix_ends_at_a_segment(prefix: str, url: str, expected: bool) -> No
 )
 def test_a_commit_has_a_page_where_its_repository_has_a_forge(text: str, page: str | None) -> None:
     assert commit_page(parse(text), "abc") == page
+
+
+# --- two hundred hostile ones -----------------------------------------------------------------------------
+
+_SCHEMES = ["ext", "fd", "git", "ftp", "ftps", "gopher", "javascript", "data", "dict", "ldap", "smb", "svn", "telnet"]
+_SCHEMES += [
+    "git+ssh",
+    "ssh+git",
+    "https+file",
+    "file+https",
+    "rsync",
+    "transport",
+    "helper",
+    "HTTPX",
+    "ssl",
+    "vbscript",
+]
+_TAILS = ["://h/x", "::sh -c touch% /tmp/pwned", "://-oProxyCommand=touch/x", ":///etc/passwd", "://u:p@h/x"]
+_SHELLS = [
+    ";touch x",
+    "|touch x",
+    "$(touch x)",
+    "`touch x`",
+    "\n--upload-pack=x",
+    "\r\nHost: x",
+    "\x00",
+    "\t",
+    " ",
+    "\\",
+]
+_BASES = ["https://h/a", "ssh://git@h/a", "git@h:a", "http://127.0.0.1/a", "/srv/git/a", "file:///srv/git/a"]
+_DASHES = ["-u", "--upload-pack=touch", "-oProxyCommand=x", "ssh://-oProxyCommand=x/y", "-h:x", "https://-h/x"]
+HOSTILE = (
+    [scheme + tail for scheme in _SCHEMES for tail in _TAILS]
+    + [base + shell for base in _BASES for shell in _SHELLS]
+    + [base + shell + "/b" for base in _BASES[:2] for shell in _SHELLS[:6]]
+    + _DASHES
+    + [
+        "https://",
+        "https:///x",
+        "https://@/x",
+        "https://user:pass@h/x",
+        "https://user@h/x",
+        "ssh://u:p@h/x",
+        "//h/x",
+        "h",
+    ]
+)
+
+
+def test_of_two_hundred_hostile_urls_only_allowed_schemes_could_reach_a_socket() -> None:
+    assert len(HOSTILE) >= 200
+    for text in HOSTILE:
+        try:
+            found = parse(text)
+        except ValueError:
+            continue
+        if refusal(found, allow_local=False, allow_http=False) is None:
+            assert found.scheme in ("https", "ssh") or (found.scheme == "http" and found.is_loopback), text
+            assert found.host, text
+            assert not found.host.startswith("-"), text
+            assert not set("\n\r\0 $`\\") & set(str(found)), text

@@ -6,6 +6,8 @@ import asyncio
 import json
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from support.world import World
 
 from reconciler.webhooks.providers import PROVIDERS
 
+ROOT = Path(__file__).parents[2]
 NEVER = "1h"  # between polls: what happens here happens because of a webhook
 ALL = sorted(PROVIDERS)
 
@@ -170,6 +173,48 @@ def test_an_old_delivery_does_not_make_it_look_again(world: World) -> None:
         daemon.wait_for(lambda: daemon.metric(seen) == before + 1, "one poll")
         assert daemon.post(push("github", app.url, after=newest, number="d-2").signed()).status == 202
         daemon.wait_for(lambda: daemon.metric(seen) == before + 2, "the next one, and none between")
+
+
+@pytest.mark.parametrize("name", ["app", "git/app", "api"])
+def test_the_generic_door_takes_the_end_of_a_path_or_a_target(world: World, name: str) -> None:
+    app = world.app
+    world.config.pin(targets(target("api", app.url, None, follow="main", interval=NEVER)))
+    with world.product.daemon() as daemon:
+        daemon.wait_in_sync("api", app.first)
+        commit = app.release()
+        answer = daemon.ask("POST", f"/webhook/generic/{name}", headers={"Authorization": f"Bearer {SECRET.decode()}"})
+        assert answer.status == 202
+        daemon.wait_in_sync("api", commit)
+
+
+def test_a_commit_that_never_shows_is_warned_of(world: World, tmp_path: Path) -> None:
+    """In this process, so that a second is enough for what takes half a minute."""
+    world.pin(world.app.first)
+    script = tmp_path / "impatient.py"
+    script.write_text(
+        "import sys\nfrom reconciler import polling\npolling.VISIBLE_WITHIN_S = 1.5\npolling.LOOK_AGAIN_S = 0.3\n"
+        "from reconciler.cli import main\nmain()\n"
+    )
+    log = (world.product.root / "daemon.log").open("a")
+    command = [sys.executable, str(script), "run", "--config", str(world.product.settings)]
+    process = subprocess.Popen(command, env=world.product.env, stdout=log, stderr=log, cwd=ROOT)
+    log.close()
+    daemon = Daemon(world.product, process)
+    daemon._begins = 0
+    try:
+        daemon.wait_for(lambda: daemon.address() is not None, "the daemon to listen")
+        daemon.wait_in_sync("api", world.app.first)
+        assert daemon.post(push("github", world.config.url, after="e" * 40).signed()).status == 202
+        daemon.wait_for(
+            lambda: any(line["event"] == "webhook.commit_not_visible" for line in world.product.log_lines()),
+            "a warning",
+        )
+        before = polls(daemon, world)
+        assert before >= 3
+        assert daemon.metric('reconciler_warnings_total{event="webhook.commit_not_visible"}') == 1
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 # --- strangers --------------------------------------------------------------------------------------------

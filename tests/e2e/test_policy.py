@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pyrage
@@ -135,22 +139,49 @@ def test_a_config_commit_must_be_signed_where_that_is_asked_for(tmp_path: Path) 
 # --- secrets ----------------------------------------------------------------------------------------------
 
 
-def test_secrets_of_every_place_reach_the_step_and_nothing_else(tmp_path: Path) -> None:
+# Stands in for the program sops, which neither Debian nor PyPI has: a file whose values are base64.
+SOPS = """#!{python}
+import base64, json, sys
+print(json.dumps({{key: base64.b64decode(value).decode() for key, value in json.load(sys.stdin).items()}}))
+"""
+
+
+@pytest.mark.parametrize("place", ["a file", "a file of the target", "age", "sops"])
+def test_secrets_of_every_place_reach_the_step_and_nothing_else(tmp_path: Path, place: str) -> None:
+    canary = "correct-horse-battery-staple"
     identity = pyrage.x25519.Identity.generate()
     (tmp_path / "identity").write_text(f"{identity}\n")
-    world = World(tmp_path, f"age_identity_file: {tmp_path}/identity\n", SHOWS_SECRET)
-    canary = "correct-horse-battery-staple"
-    folder = world.config.path / "secrets"
-    folder.mkdir()
-    (folder / "api-token.age").write_bytes(pyrage.encrypt(canary.encode(), [identity.to_public()]))
+    folder = tmp_path / "secrets"
+    (folder / "api").mkdir(parents=True)
+    world = World(tmp_path, f"age_identity_file: {tmp_path}/identity\nsecrets_dir: {folder}\n", SHOWS_SECRET)
+    encrypted = world.config.path / "secrets"
+    encrypted.mkdir()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if place == "a file":
+        (folder / "api-token").write_text(canary)
+    elif place == "a file of the target":
+        (folder / "api" / "api-token").write_text(canary)
+    elif place == "age":
+        (encrypted / "api-token.age").write_bytes(pyrage.encrypt(canary.encode(), [identity.to_public()]))
+    else:
+        hidden = base64.b64encode(canary.encode()).decode()
+        (encrypted / "all.sops.yaml").write_text(json.dumps({"api-token": hidden}))
+        (programs / "sops").write_text(SOPS.format(python=sys.executable))
+        (programs / "sops").chmod(0o755)
     world.pin(world.app.first, secrets="{TOKEN: api-token}")
-    assert world.product.once() == 0
+    done = world.product.run("run", "--once", PATH=f"{programs}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
     assert world.product.deployed("api") == [str(len(canary)), world.app.first]
-    log = world.product.run("logs", "api").stdout
-    assert "it is ***" in log
-    for path in (*world.product.state.rglob("*"), world.product.root / "daemon.log"):
+    assert "it is ***" in world.product.run("logs", "api").stdout
+    for path in world.product.state.rglob("*"):
         if path.is_file():
             assert canary.encode() not in path.read_bytes(), path
+    shown = [done.stdout, done.stderr]
+    shown += [
+        world.product.run(*verb).stdout for verb in (("status", "-o", "json"), ("history", "api"), ("why", "api"))
+    ]
+    assert not [text for text in shown if canary in text]
 
 
 def test_a_changed_secret_is_a_new_version_only_where_that_is_asked_for(tmp_path: Path) -> None:
