@@ -114,25 +114,18 @@ def test_the_state_of_the_schema_before_is_taken_over_with_what_is_deployed(tmp_
 
 def _go_back(path: Path) -> None:
     """Make a database what the first schema would hold of it."""
-    with sqlite3.connect(path, isolation_level=None) as new:
-        rows = {
-            name: new.execute(f"SELECT * FROM {name}").fetchall()
-            for name in ("config_head", "entries", "sources", "leases", "deploys")
-        }
-        columns = [row[1] for row in new.execute("PRAGMA table_info(targets)") if row[1] != "deployed_commit_at"]
-        targets = new.execute(f"SELECT {', '.join(columns)} FROM targets").fetchall()
-    new.close()
-    path.unlink()
-    old = sqlite3.connect(path, isolation_level=None)
+    beside = path.with_name("old.db")
+    old, new = sqlite3.connect(beside, isolation_level=None), sqlite3.connect(path)
     for statement in migrations._statements(migrations.scripts()[1]):
         old.execute(statement)
-    for name, found in rows.items():
-        for row in found:
-            old.execute(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
-    for row in targets:
-        old.execute(f"INSERT INTO targets ({', '.join(columns)}) VALUES ({', '.join('?' * len(row))})", row)
+    for name in ("config_head", "entries", "sources", "leases", "deploys", "targets"):
+        columns = [row[1] for row in old.execute(f"PRAGMA table_info({name})")]
+        rows = new.execute(f"SELECT {', '.join(columns)} FROM {name}").fetchall()
+        old.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", rows)
     old.execute("INSERT INTO schema_version (version) VALUES (1)")
     old.close()
+    new.close()
+    beside.replace(path)
 
 
 def test_a_newer_state_is_refused_with_the_version_that_it_needs(tmp_path: Path) -> None:
