@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
+from support.needs import need_program
 from support.product import Product
 from support.proxies import proxying
 from support.repos import Application, Config, target, targets
@@ -56,6 +57,7 @@ def test_a_proxy_is_used_for_polls_and_fetches(place: Place) -> None:
 
 
 def make_certificate(folder: Path) -> Path:
+    need_program("openssl", "openssl")
     file = folder / "server.pem"
     subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:git.invalid")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
@@ -80,6 +82,7 @@ def test_an_authority_of_ones_own_counts_for_its_prefix_and_for_nothing_else(pla
 
 
 def test_a_github_app_proves_itself_and_its_token_is_used(place: Place, server: GitServer) -> None:
+    need_program("openssl", "openssl")
     key = place.root / "app.pem"
     subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
     public = subprocess.run(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.needs import need
+from support.needs import need, need_program
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 PATIENCE_S = 20.0
@@ -28,6 +28,7 @@ class SshServer:
 
     def __init__(self, root: Path, folder: Path) -> None:
         need(os.access(SSHD, os.X_OK), "sshd", "sudo apt-get install openssh-server")
+        need_program("ssh-keygen", "openssh-client")
         self.root, self.folder = root, folder
         folder.mkdir(mode=0o700)
         self.host_key = make_key(folder / "host")
