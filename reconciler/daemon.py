@@ -216,6 +216,10 @@ class Daemon:
         if os.geteuid() == 0:
             message = "deploys run as root; give the daemon a user of its own"
             self._reporter.hear(Warned("daemon.root", message))
+        for key, file in self._settings.files.items():
+            if not os.access(file, os.R_OK):
+                message = f"{key}: {file} cannot be read now; it is tried again at each use"
+                self._reporter.hear(Warned("settings.file_unreadable", message))
 
     def _why_not_ready(self) -> str | None:
         source = self.poller.states.get(self._config_url)

@@ -166,6 +166,29 @@ class Settings(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _names_known_keys(self) -> Self:
+        names = self.config_repo.signed_by if self.config_repo else ()
+        unknown = [name for name in names if name not in self.key_sets]
+        if unknown:
+            raise ValueError(f"config_repo.signed_by names {', '.join(unknown)}, which is not in key_sets")
+        return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file that the settings name and that is read later, by its key."""
+        found = {"age_identity_file": self.age_identity_file}
+        for provider, hook in self.webhooks.items():
+            found |= {
+                f"webhooks.{provider}.secret_files[{index}]": file for index, file in enumerate(hook.secret_files)
+            }
+        for name, keys in self.key_sets.items():
+            found[f"key_sets.{name}"] = keys.allowed_signers_file or keys.gpg_keys_file
+        for index, credential in enumerate(self.credentials):
+            for key in ("password_file", "token_file", "ssh_key_file", "known_hosts_file", "ca_file"):
+                found[f"credentials[{index}].{key}"] = getattr(credential, key)
+        return {key: file for key, file in found.items() if file is not None}
+
     @property
     def url_policy(self) -> UrlPolicy:
         """Which repositories are allowed."""

@@ -57,6 +57,20 @@ def test_nothing_is_needed() -> None:
     assert found.webhook_address is None
 
 
+def test_the_config_repository_is_signed_by_known_keys() -> None:
+    text = "config_repo: {url: https://h/x, signed_by: [ours]}"
+    assert "config_repo.signed_by names ours, which is not in key_sets" in complaints(text)[0]
+    assert settings(text + "\nkey_sets: {ours: {gpg_keys_file: /k}}").key_sets["ours"].gpg_keys_file == "/k"
+
+
+def test_every_file_that_is_read_later_is_known_with_its_key() -> None:
+    found = load(EVERYTHING, "r.yaml", {}, {}).files
+    assert found["webhooks.github.secret_files[0]"] == "/run/secrets/hook"
+    assert found["key_sets.release-keys"] == "/etc/reconciler/allowed_signers"
+    assert found["credentials[0].password_file"] == "/run/secrets/git"
+    assert None not in found.values()
+
+
 def test_a_listener_for_webhooks_may_be_public_without_a_token() -> None:
     assert settings("webhook_listen: '[::]:8081'").webhook_address == ("::", 8081)
 

@@ -126,7 +126,9 @@ def test_a_provider_without_a_secret_is_off_and_a_secret_that_is_gone_proves_not
         assert daemon.post(push("gitea", world.config.url, number="d-2").signed(b"rotated")).status == 202
         secret.unlink()
         assert daemon.post(push("gitea", world.config.url, number="d-3").signed(b"rotated")).status == 401
-    assert any(line["event"] == "webhook.secret_unreadable" for line in world.product.log_lines())
+    events = [line["event"] for line in world.product.log_lines()]
+    assert "webhook.secret_unreadable" in events
+    assert "settings.file_unreadable" in events  # at the start already
 
 
 def test_a_form_is_read_as_well(world: World) -> None:
