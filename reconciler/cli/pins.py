@@ -20,6 +20,7 @@ from reconciler.cli import options
 from reconciler.cli.answers import who
 from reconciler.config.catalogue import check
 from reconciler.config.deployments import parse_file
+from reconciler.config.problems import nearest
 from reconciler.config.settings import Settings
 from reconciler.errors import CannotTell, SettingsError
 from reconciler.git import mirror as mirrors
@@ -81,7 +82,7 @@ class _Desk:
         )
         entry = found.entries.get(name)
         if entry is None:
-            raise CannotTell(f"no file of {self.place.path} declares {name}")
+            raise CannotTell(f"no file of {self.place.path} declares {name}{nearest(name, found.entries)}")
         if entry.target is None:
             raise CannotTell("; ".join(entry.problems))
         return entry.target

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from reconciler.config.catalogue import KnownEntry
@@ -59,8 +60,9 @@ def _version(commit: str | None, digest: str | None) -> Version | None:
     return Version(commit, digest or "") if commit else None
 
 
+@lru_cache(maxsize=20_000)  # every pass reads every target, and hardly one has changed
 def spec(name: str, text: str) -> Target:
-    """Return a stored target."""
+    """Return a stored target; it is frozen, so all who ask may have the same one."""
     return Target.model_validate({**json.loads(text), "name": name})
 
 
