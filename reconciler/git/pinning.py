@@ -6,13 +6,13 @@ process of the verbs that people type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pygit2
 
+from reconciler import urls
 from reconciler.config import editing
 from reconciler.errors import ReconcilerError, SourceError, SourceReason
 from reconciler.git import mirror as mirrors
@@ -143,30 +143,62 @@ class _Pushing(mirrors.Callbacks):
 
 
 def _push(place: ConfigPlace, commit: str, branch: str) -> None:
-    repository = pygit2.Repository(str(place.mirror))
     out = _OUT + commit
+    repository = pygit2.Repository(str(place.mirror))
     repository.references.create(out, commit, force=True)
-    callbacks = _Pushing(place.url, place.login)
-    remote, proxy = repository.remotes.create_anonymous(place.url), place.login["proxy"] if place.login else None
-    push: Callable[[], None] = lambda: remote.push([f"{out}:refs/heads/{branch}"], callbacks=callbacks, proxy=proxy)  # noqa: E731
     try:
-        mirrors.calling(place.url, push)
-        refused = SourceError(SourceReason.FORBIDDEN, f"{place.url} refuses the push to {branch}: {callbacks.refused}")
-    except SourceError as error:
-        if "non-bare" in error.message:
-            raise CannotPin(f"{place.url} has a work tree; push to a bare repository, or apply the patch") from error
-        refused = error
-    else:
-        if callbacks.refused is None:
+        if urls.parse(place.url).is_local:
+            _push_local(place, out, commit, branch)
             return
+        refused = _push_remote(place, repository, f"{out}:refs/heads/{branch}", branch)
     finally:
         repository.references.delete(out)
+    if refused is None:
+        return
     # Servers say in many ways that somebody else was faster. Whether that is so, the branch itself tells.
     before = objects.resolve(place.mirror, f"refs/heads/{place.branch}")
     mirrors.fetch(place.url, place.mirror, [], place.login)
-    if objects.resolve(place.mirror, f"refs/heads/{place.branch}") != before or "lock" in refused.message:
+    if objects.resolve(place.mirror, f"refs/heads/{place.branch}") != before:
         raise _Overtaken
     raise refused
+
+
+def _push_remote(place: ConfigPlace, repository: pygit2.Repository, refspec: str, branch: str) -> SourceError | None:
+    """Push, and return the server's refusal. It compares the old value itself, under a lock of its own."""
+    callbacks = _Pushing(place.url, place.login)
+    remote, proxy = repository.remotes.create_anonymous(place.url), place.login["proxy"] if place.login else None
+    try:
+        mirrors.calling(place.url, lambda: remote.push([refspec], callbacks=callbacks, proxy=proxy))
+    except SourceError as error:
+        return error
+    if callbacks.refused is None:
+        return None
+    return SourceError(SourceReason.FORBIDDEN, f"{place.url} refuses the push to {branch}: {callbacks.refused}")
+
+
+def _push_local(place: ConfigPlace, out: str, commit: str, branch: str) -> None:
+    """Bring the commit into a repository on this machine, and move its branch if it is still where we saw it.
+
+    Not by libgit2's own push: over a local path that compares first and overwrites later, so of two that push at once
+    one would be lost. The objects come without a ref of their own, which others would see come and go.
+    """
+    name = f"refs/heads/{branch}"
+    try:
+        theirs = pygit2.Repository(urls.parse(place.url).path)
+        if not theirs.is_bare and branch in (place.branch, theirs.head.shorthand if not theirs.head_is_unborn else ""):
+            raise CannotPin(f"{place.url} has a work tree; push to a bare repository, or apply the patch")
+        theirs.remotes.create_anonymous(str(place.mirror)).fetch([out])
+        reference = theirs.references.get(name)
+        if reference is None:
+            theirs.references.create(name, commit)
+        elif str(reference.target) in {str(parent) for parent in theirs[commit].peel(pygit2.Commit).parent_ids}:
+            reference.set_target(commit)  # fails where it was moved since it was read
+        else:
+            raise _Overtaken
+    except (pygit2.GitError, ValueError, OSError) as error:
+        if "modified since" in str(error) or "lock" in str(error) or "exists" in str(error):
+            raise _Overtaken from error
+        raise SourceError(SourceReason.FORBIDDEN, f"{place.url} refuses the push to {branch}: {error}") from error
 
 
 def _patch(mirror: Path, commit: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.product import Product
 from support.repos import Application, Config, git, target, targets
+from support.servers import serving
 
 COMMENTED = """\
 # production
@@ -125,19 +126,27 @@ def test_what_cannot_be_pinned_is_said(desk: Desk) -> None:
     assert "bare repository" in refused.stderr
 
 
-def test_pins_that_are_pushed_at_once_all_land(desk: Desk) -> None:
+@pytest.mark.parametrize("over", ["file", "http"])
+def test_pins_that_are_pushed_at_once_all_land(desk: Desk, over: str) -> None:
     names = [f"t{index}" for index in range(6)]
     desk.push(targets(*(target(name, desk.app.url, desk.app.first) for name in names)))
     second = desk.app.release()
-    command = [sys.executable, "-m", "reconciler", "pin", "--config", str(desk.product.settings), "--push"]
-    environment = {**desk.product.env, **desk.env}
-    pushing = [
-        subprocess.Popen([*command, name, "main"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for name in names
-    ]
-    for process in pushing:
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+    with serving(desk.root) as server:
+        url = desk.bare.as_uri() if over == "file" else f"{server.url}/config.git"
+        product = Product(desk.root, url)
+        command = [sys.executable, "-m", "reconciler", "pin", "--config", str(product.settings), "--push"]
+        pushing = [
+            subprocess.Popen(
+                [*command, name, "main"],
+                env={**product.env, **desk.env},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+            for name in names
+        ]
+        for process in pushing:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
     assert desk.file().count(second) == len(names)
     subjects = git(desk.bare, "log", "--format=%s", "main").splitlines()
     assert sum(subject.startswith("Pin ") for subject in subjects) == len(names)
