@@ -142,9 +142,10 @@ class Daemon:
                 raise CannotTell(f"the config repository cannot be read: {source.reason}: {source.message}")
             await self._reconciler.load_config()
             await self.poller.settle()
-            snapshot = await self._reconciler.run_pass(start=False)
-            self._observer.look(in_force(snapshot.entries), snapshot.records, at_once=True)
-            await self._observer.settle()
+            if start:  # an observer may run what a repository holds: nothing for a dry run
+                snapshot = await self._reconciler.run_pass(start=False)
+                self._observer.look(in_force(snapshot.entries), snapshot.records, at_once=True)
+                await self._observer.settle()
             snapshot = await self._pass_until_quiet(start=start)
             if textfile is not None:
                 self._metrics.write_textfile(textfile)

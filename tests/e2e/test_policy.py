@@ -239,6 +239,18 @@ def test_drift_that_stays_is_healed_no_more_often_than_it_is_looked_for(tmp_path
     assert "bbbbbbbb was seen instead of" in decision["message"]
 
 
+def test_a_dry_run_observes_nothing(tmp_path: Path) -> None:
+    looks = '.PHONY: deploy look\ndeploy:\n\t@echo x >> "$(SITE)/api"\n'
+    looks += 'look:\n\t@echo x >> "$(SITE)/looked"; echo bbbbbbbb\n'
+    world = World(tmp_path, makefile=looks)
+    world.pin(world.app.first, observe="{make: look, every: 1h}")
+    world.product.once()
+    assert world.product.run("plan").returncode == 0
+    assert world.product.deployed("looked") == []
+    world.product.once()
+    assert world.product.deployed("looked") == ["x"]
+
+
 def test_an_observer_that_fails_is_no_drift(tmp_path: Path) -> None:
     broken = '.PHONY: deploy deployed-commit\ndeploy:\n\t@echo x >> "$(SITE)/api"\ndeployed-commit:\n\t@exit 3\n'
     world = World(tmp_path, makefile=broken)
