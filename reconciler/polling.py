@@ -190,7 +190,7 @@ class Poller:
         entry.due = None
         if entry.state.next_poll is not None or entry.state.failures:
             # Nothing is asked of it any more, so nothing is wrong with it.
-            entry.state = replace(entry.state, next_poll=None, failures=0, reason=None, message="")
+            entry.state = replace(entry.state, next_poll=None, failures=0, reason=None, message="", revoked_since=None)
             self._dirty.add(entry.state.url)
 
     def _make_due(self, entry: _Entry, trigger: str, after: float = -math.inf) -> None:

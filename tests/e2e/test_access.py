@@ -138,6 +138,24 @@ def test_access_that_was_taken_away_takes_the_mirror_away_and_comes_back(place: 
     assert len(product.history("api")) == 1
 
 
+def test_a_source_that_is_not_asked_any_more_is_not_forgotten(place: Place, server: GitServer) -> None:
+    other = Config(place.root / "local")
+    url = f"{server.url}/app/.git"
+    other.pin(targets(target("api", url, None, follow="main", interval="200ms")))
+    product = Product(place.root, other.url, "forget_after: 2s\n")
+    with product.daemon() as daemon:
+        daemon.wait_in_sync("api", place.app.first)
+        server.answer = ("403 Forbidden", [], b"")
+        daemon.wait_for(lambda: daemon.metric(f'reconciler_poll_consecutive_failures{{repo="{url}"}}') >= 1, "a 403")
+        other.pin(targets(target("api", url, place.app.first)))  # pinned to what is there: nothing is asked any more
+        daemon.wait_for(lambda: daemon.metric(f'reconciler_poll_consecutive_failures{{repo="{url}"}}') == 0, "rest")
+        polls = f'reconciler_polls_total{{repo="{other.url}",result="unchanged"}}'
+        before = daemon.metric(polls)
+        daemon.wait_for(lambda: daemon.metric(polls) >= before + 4, "longer than forget_after")
+        assert daemon.target("api")["decision"]["reason"] == "in_sync"
+    assert not any(line["event"] == "source.forgotten" for line in product.log_lines())
+
+
 def test_a_dead_server_and_a_missing_branch_take_nothing_away(place: Place, server: GitServer) -> None:
     other = Config(place.root / "local")
     other.pin(targets(target("api", f"{server.url}/app/.git", None, follow="main", interval="200ms")))
