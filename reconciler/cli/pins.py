@@ -45,7 +45,7 @@ def _flags(function: F) -> F:
     )
     for option in reversed(added):
         function = option(function)
-    return options.answers_flags(function)
+    return function
 
 
 class _Desk:
@@ -67,7 +67,9 @@ class _Desk:
     def _login(self, url: str) -> dict[str, Any] | None:
         login = asyncio.run(self._credentials.login(url))
         message = login.as_message() if login else None
-        use_login(message)
+        home = self._folder / f"home-{mirror_name(url)}"
+        home.mkdir(exist_ok=True)
+        use_login(message, home)
         return message
 
     def target(self, name: str) -> Target:
@@ -127,6 +129,7 @@ def _desk(config_file: str | None, flags: dict[str, Any]) -> Iterator[_Desk]:
 @click.command()
 @click.argument("target")
 @click.argument("revision", metavar="REV")
+@options.settings_flags
 @_flags
 def pin(
     *,
@@ -151,6 +154,7 @@ def pin(
 @click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
+@options.answers_flags
 @_flags
 def promote(
     *,
@@ -182,6 +186,7 @@ def promote(
 @click.command()
 @click.argument("target")
 @click.argument("deploy", required=False)
+@options.answers_flags
 @_flags
 def rollback(
     *,

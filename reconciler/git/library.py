@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
-import os
 import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import ConfigLevel
 
-from reconciler.errors import StateError
+from reconciler.errors import SourceError, SourceReason, StateError
 
 # 1.9.7 is the first libgit2 without the command injection and credential leaks of 2026 (CVE-2026-5917,
 # CVE-2026-53583 to 53587).
@@ -39,19 +36,21 @@ def prepare(timeout_s: float) -> None:
     pygit2.settings.mwindow_mapped_limit = 512 * 1024 * 1024
 
 
-def use_login(login: dict[str, Any] | None) -> bool:
+def use_login(login: dict[str, Any] | None, home: Path) -> bool:
     """Let libgit2 use the host keys and the certificate authority of a login; True where this process is stained.
 
-    An authority cannot be taken away again, so a process that has a stranger's one is not used for other hosts.
+    An authority cannot be taken away again, so a process that has a stranger's one is not used for other hosts. `home`
+    is an empty folder, which the caller removes after the operation. Raises SourceError where a file cannot be read.
     """
     hosts = login["known_hosts_file"] if login else None
-    home = os.path.expanduser("~")  # noqa: PTH111 - what libgit2 itself begins with
     if hosts:
-        home = tempfile.mkdtemp(prefix="reconciler-")
-        atexit.register(shutil.rmtree, home, ignore_errors=True)
-        (Path(home) / ".ssh").mkdir(mode=0o700)
-        shutil.copyfile(hosts, Path(home) / ".ssh" / "known_hosts")
-    pygit2.settings.homedir = home
+        (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
+        try:
+            shutil.copyfile(hosts, home / ".ssh" / "known_hosts")
+        except OSError as error:
+            message = f"the host keys {hosts} cannot be read: {error.strerror}"
+            raise SourceError(SourceReason.HOST_KEY_MISMATCH, message) from error
+        pygit2.settings.homedir = str(home)
     authority = login["ca_file"] if login else None
     if authority:
         pygit2.settings.set_ssl_cert_locations(authority, None)

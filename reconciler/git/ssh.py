@@ -55,11 +55,16 @@ class SshPolls:
             raise SourceError(SourceReason.HOST_KEY_MISMATCH, f"{url}: {error.reason or 'unknown host key'}") from error
         except asyncssh.PermissionDenied as error:
             raise SourceError(SourceReason.AUTHENTICATION_FAILED, f"{url} refused our key: {error.reason}") from error
+        except asyncssh.KeyImportError as error:
+            raise SourceError(SourceReason.AUTHENTICATION_FAILED, f"{key[3]} is no key that can be used") from error
         except asyncssh.Error as error:
             self._drop(key)
             raise SourceError(SourceReason.UNREACHABLE, f"{url}: {error.reason or type(error).__name__}") from error
         except OSError as error:
             self._drop(key)
+            if error.filename is not None and str(error.filename) == key[3]:
+                message = f"the key {key[3]} cannot be read: {error.strerror}"
+                raise SourceError(SourceReason.AUTHENTICATION_FAILED, message) from error
             raise SourceError(SourceReason.UNREACHABLE, f"{url}: {error.strerror or error}") from error
         except pktline.NotPktLine as error:
             raise SourceError(SourceReason.PROTOCOL_ERROR, f"{url}: {error}") from error

@@ -7,11 +7,13 @@ Its memory is limited, and it ends when its input does, in the middle of a fetch
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
 import resource
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -72,8 +74,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one request: `ok`, or `reason` and `message`. `retire` asks for another process after it."""
     stained = False
     try:
-        stained = library.use_login(request.get("login"))
-        answer = _OPERATIONS[request["op"]](request)
+        with tempfile.TemporaryDirectory(prefix="reconciler-") as home:
+            stained = library.use_login(request.get("login"), Path(home))
+            answer = _OPERATIONS[request["op"]](request)
     except SourceError as error:
         return {"ok": False, "retire": stained, "reason": error.reason, "message": error.message}
     except checkout.BadTree as error:
@@ -81,7 +84,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"ok": False, "retire": True, "reason": "too_large", "message": "the worker's memory limit was reached"}
     except OSError as error:
-        return {"ok": False, "reason": "authentication_failed", "message": f"{error.filename}: {error.strerror}"}
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "disk_full" if full else "protocol_error"
+        return {"ok": False, "retire": True, "reason": reason, "message": f"{error.filename}: {error.strerror}"}
     return {"ok": True, "retire": stained, **answer}
 
 

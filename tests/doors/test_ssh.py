@@ -82,6 +82,9 @@ def test_an_unknown_host_key_connects_to_nothing(server: SshServer) -> None:
 def test_a_wrong_key_and_a_missing_repository_are_told_apart(server: SshServer, tmp_path: Path) -> None:
     other = make_key(tmp_path / "other")
     assert reason(server, key=str(other)) is SourceReason.AUTHENTICATION_FAILED
+    assert reason(server, key=str(tmp_path / "gone")) is SourceReason.AUTHENTICATION_FAILED
+    (tmp_path / "nonsense").write_text("no key")
+    assert reason(server, key=str(tmp_path / "nonsense")) is SourceReason.AUTHENTICATION_FAILED
     assert reason(server, "nowhere") is SourceReason.NOT_FOUND
 
 

@@ -106,6 +106,7 @@ def test_a_branch_for_a_review_leaves_the_config_branch_alone(desk: Desk) -> Non
 
 
 def test_what_cannot_be_pinned_is_said(desk: Desk) -> None:
+    assert "No such option" in desk.run("pin", "api", "main", "--server", "x").stderr
     for arguments, code, words in (
         (("pin", "api", "nowhere"), 2, "has no branch, tag or commit nowhere"),
         (("pin", "other", "main"), 2, "declares other"),
