@@ -33,7 +33,10 @@ class Trust:
         if key not in self._known:
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
-            self._known[key] = _problem(mirror, commit, names, key_sets)
+            try:
+                self._known[key] = _problem(mirror, commit, names, key_sets)
+            except CannotVerify as error:  # that may be mended: it is tried again
+                return f"the signature of {short(commit)} cannot be checked: {error}"
         return self._known[key]
 
 
@@ -42,10 +45,7 @@ def _problem(mirror: Path, commit: str, names: Sequence[str], key_sets: Sequence
     sets = " or ".join(names)
     if signed is None:
         return f"{short(commit)} is not signed; a signature of {sets} is expected"
-    try:
-        verdict = verify(*signed, key_sets)
-    except CannotVerify as error:
-        return f"the signature of {short(commit)} cannot be checked: {error}"
+    verdict = verify(*signed, key_sets)
     if verdict.trusted:
         return None
     return f"{short(commit)} is signed by {one_line(verdict.signer)}, which {sets} does not trust"

@@ -52,14 +52,13 @@ def verify(payload: bytes, signature: str, key_sets: Sequence[KeySet]) -> Verdic
     return Verdict(trusted=False, signer="a signature of an unknown kind")
 
 
-def _run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def _run(root: Path, *command: str) -> tuple[int, str]:
+    """Return exit code and output of a program that gets the payload, byte by byte as it was signed."""
     try:
-        return subprocess.run(
+        done = subprocess.run(
             command,
-            input=(root / "payload").read_bytes().decode("utf-8", "surrogateescape"),
+            input=(root / "payload").read_bytes(),
             capture_output=True,
-            text=True,
-            errors="surrogateescape",
             timeout=TIMEOUT_S,
             check=False,
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(root), "LANG": "C.UTF-8"},
@@ -68,21 +67,22 @@ def _run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         raise CannotVerify(f"{command[0]} is not installed") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotVerify(f"{command[0]} failed: {error}") from error
+    return done.returncode, done.stdout.decode("utf-8", "surrogateescape")
 
 
 def _ssh(root: Path, files: Sequence[str]) -> Verdict:
     signature = ("-s", str(root / "signature"))
-    checked = _run(root, "ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, *signature)
-    if checked.returncode:
+    code, said = _run(root, "ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, *signature)
+    if code:
         return Verdict(trusted=False, signer="an SSH signature that does not fit the commit")
-    key = checked.stdout.strip().rpartition(" key ")[2] or "an unknown key"
+    key = said.strip().rpartition(" key ")[2] or "an unknown key"
     for file in files:
         _require(file)
         allowed = ("-f", file)
-        found = _run(root, "ssh-keygen", "-Y", "find-principals", *allowed, *signature)
-        for principal in found.stdout.splitlines() if not found.returncode else ():
-            done = _run(root, "ssh-keygen", "-Y", "verify", *allowed, "-I", principal, "-n", NAMESPACE, *signature)
-            if done.returncode == 0:
+        code, principals = _run(root, "ssh-keygen", "-Y", "find-principals", *allowed, *signature)
+        for principal in principals.splitlines() if code == 0 else ():
+            verify_for = ("-I", principal, "-n", NAMESPACE)
+            if _run(root, "ssh-keygen", "-Y", "verify", *allowed, *verify_for, *signature)[0] == 0:
                 return Verdict(trusted=True, signer=f"{principal} ({key})")
     return Verdict(trusted=False, signer=f"SSH key {key}")
 
@@ -93,19 +93,14 @@ def _gpg(root: Path, files: Sequence[str]) -> Verdict:
         _require(file)
         ring = root / f"ring{index}.gpg"
         ring.write_bytes(_dearmoured(Path(file).read_bytes()))
-        done = _run(
+        code, said = _run(
             root, "gpgv", "--status-fd", "1", "--keyring", str(ring), str(root / "signature"), str(root / "payload")
         )
         status: dict[str, str] = {}
-        for line in done.stdout.splitlines():
+        for line in said.splitlines():
             word, _, rest = line.removeprefix("[GNUPG:] ").partition(" ")
             status[word] = rest
-        if (
-            "GOODSIG" in status
-            and "VALIDSIG" in status
-            and done.returncode == 0
-            and not status.keys() & set(_BAD_STATUS)
-        ):
+        if "GOODSIG" in status and "VALIDSIG" in status and code == 0 and not status.keys() & set(_BAD_STATUS):
             return Verdict(trusted=True, signer=status["GOODSIG"].partition(" ")[2])
         if "NO_PUBKEY" in status:
             signer = f"OpenPGP key {status['NO_PUBKEY']}"
