@@ -63,18 +63,19 @@ class Serving:
         if settings.api_token_file is not None and not self._token():
             raise SettingsError(f"api_token_file: {settings.api_token_file} cannot be read, or is empty")
         own = settings.webhook_address
-        address = await self._listen(Server(app.private(self._face, with_hooks=own is None)), settings.listen_address)
+        private = Server(app.private(self._face, with_hooks=own is None))
+        address = await self._listen(private, settings.listen_address, "listen")
         if own is None:
             return address, None
-        return address, await self._listen(Server(app.public(self._face)), own)
+        return address, await self._listen(Server(app.public(self._face)), own, "webhook_listen")
 
-    async def _listen(self, server: Server, address: tuple[str, int]) -> str:
+    async def _listen(self, server: Server, address: tuple[str, int], key: str) -> str:
         try:
             await server.start(*address)
         except OSError as error:
             host, port = address
             raise SettingsError(
-                f"listen: {host}:{port} cannot be used: {error.strerror}; choose another with --listen"
+                f"{key}: {host}:{port} cannot be used: {error.strerror}; choose another address"
             ) from error
         self._servers.append(server)
         return server.address

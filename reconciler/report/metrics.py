@@ -60,6 +60,9 @@ _WARNINGS = (
     "webhook.refused",
     "webhook.secret_unreadable",
     "api.token_unreadable",
+    "settings.file_unreadable",
+    "source.forgotten",
+    "pin.not_written",
 )
 _HOOK_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1)
 _HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)

@@ -32,7 +32,8 @@ def private(face: Face, *, with_hooks: bool) -> web.Application:
     app = _application(face, checked=True)
     api = ApiHandlers(face, with_hooks=with_hooks)
     for operation in openapi.OPERATIONS:
-        app.router.add_route(operation.method, operation.path, getattr(api, operation.handler))
+        add = app.router.add_get if operation.method == "GET" else app.router.add_post  # a GET answers HEAD as well
+        add(operation.path, getattr(api, operation.handler))
     app.router.add_get("/openapi.json", api.openapi)
     page = PageHandlers(face)
     app.router.add_get("/", page.overview)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.hooks import SECRET, push
 from support.product import Daemon, Product
 from support.repos import target, targets
 from support.world import World
@@ -132,6 +133,18 @@ def test_no_other_site_may_read_what_is_here(running: Daemon) -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
     assert running.ask("OPTIONS", "/api/v1/targets", headers={"Origin": "https://evil.example"}).status == 405
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_webhook_is_taken_under_any_name_and_health_answers_head(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(SECRET)
+    world = World(tmp_path, f"webhooks: {{github: {{secret_files: [{tmp_path}/secret]}}}}\n")
+    world.pin(world.app.first)
+    with world.product.daemon() as daemon:
+        sent = push("github", world.config.url).signed().with_headers({"Host": "deploys.example"})
+        assert daemon.post(sent).status == 202
+        assert daemon.ask("GET", "/api/v1/targets", headers={"Host": "deploys.example"}).status == 421
+        for path in ("/healthz", "/metrics", "/", "/api/v1/targets"):
+            assert daemon.ask("HEAD", path).status == 200
 
 
 # --- what is said -----------------------------------------------------------------------------------------
