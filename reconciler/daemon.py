@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from reconciler import __version__, clock, waking
@@ -34,6 +35,8 @@ from reconciler.polling import Poller
 from reconciler.reconcile import Reconciler, start_key
 from reconciler.report.logs import LogListener
 from reconciler.report.metrics import Metrics
+from reconciler.runner import cgroups
+from reconciler.runner.deploys import Supervisors
 from reconciler.runner.workers import WorkerFailed, WorkerPool
 from reconciler.serving import Serving
 from reconciler.snapshot import Snapshot
@@ -93,6 +96,7 @@ class Daemon:
         self._last_save = clock.monotonic()
         self._problem: str | None = None  # why passes fail
         self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
+        self._supervisors = Supervisors(partial(cgroups.make, self._state.runs))
         doors = Doors(
             settings=settings,
             state=self._state,
@@ -102,6 +106,7 @@ class Daemon:
             ask=Asking(self._workers.ask, WorkerFailed),
             credentials=Credentials(settings.credentials),
             listener=self._reporter,
+            supervisors=self._supervisors,
             trust=Trust(settings.key_sets),
             vault=Vault(settings, self._state.mirrors, self._state.key()),
         )
@@ -135,6 +140,8 @@ class Daemon:
         """
         try:
             await self._begin()
+            if start:
+                self._supervisors.prepare()
             self.poller.poke(self._config_url, "api")
             await self.poller.settle([self._config_url])
             source = self.poller.states[self._config_url]
@@ -181,6 +188,7 @@ class Daemon:
         try:
             address, webhook_address = await self._serving.start()
             await self._begin()
+            self._supervisors.prepare()
             waking_server = await waking.listen(self._state.path, self._woken)
             self._reporter.hear(DaemonStarted(__version__, str(self._state.path), address, webhook_address))
             self._warn()
@@ -289,6 +297,7 @@ class Daemon:
         await self._writer.close()
         await self._refs.close()
         await self._workers.close()
+        await self._supervisors.close()
         await self._serving.stop()
         with suppress(*self._store.errors):
             await self._db(self._store.save_sources, self.poller.take_dirty())

@@ -74,6 +74,7 @@ class Deployer:
         self._store = doors.store
         self._db = doors.db
         self._ask = doors.ask
+        self._supervisors = doors.supervisors
         self._vault = doors.vault
         self._trees = Trees(doors)
         self._listener = doors.listener
@@ -143,6 +144,7 @@ class Deployer:
         for folder in self._state.runs.iterdir():  # what is left belongs to no deploy: an observer, or a half start
             await asyncio.to_thread(deploys.recover, folder, folder.name, patience)
             await asyncio.to_thread(deploys.forget, folder)
+        await asyncio.to_thread(cgroups.sweep, self._state.runs)
 
     async def _recover(self, deploy: Deploy, patience_s: float) -> None:
         outcome = await asyncio.to_thread(deploys.recover, self._folder(deploy), deploy.id, patience_s)
@@ -179,15 +181,14 @@ class Deployer:
     async def _run(self, live: _Live, lease: Lease, one_time: Mapping[str, str]) -> Outcome:
         deploy, target = live.deploy, live.target
         try:
-            head = await self._db(self._store.config_head)
-            secrets = await asyncio.to_thread(self._vault.read, target, head.commit if head else None)
+            secrets = await self._secrets(target)
             job = self._job(live, {**secrets, **one_time}, list(secrets.values()))
             await self._checkout(deploy, target, job)
             if (stop := live.asked_to_stop()) is not None:
                 return Outcome(status=DeployStatus.CANCELLED, reason=stop[0], message=stop[1])
             # The token is checked once more, in the write that says so, before anything of the target runs.
             await self._db(self._store.start, deploy.id, lease, clock.now())
-            live.running = await RunningDeploy.start(job)
+            live.running = await self._supervisors.start(job)
             if (stop := live.asked_to_stop()) is not None:  # asked while the supervisor started
                 await live.running.stop(*stop)
             renewing = asyncio.create_task(self._keep_lease(lease, live.running))
@@ -208,6 +209,12 @@ class Deployer:
         except Exception as error:  # noqa: BLE001 - the one boundary where an error becomes an Outcome
             return _failed(OutcomeReason.INTERNAL_ERROR, f"the deploy could not be run: {error!r}")
 
+    async def _secrets(self, target: Target) -> dict[str, str]:
+        if not target.secrets:
+            return {}
+        head = await self._db(self._store.config_head)
+        return await asyncio.to_thread(self._vault.read, target, head.commit if head else None)
+
     def _job(self, live: _Live, extra: Mapping[str, str], secret_values: list[str]) -> Job:
         deploy, target, settings = live.deploy, live.target, self._settings
         return Job(
@@ -222,7 +229,6 @@ class Deployer:
             timeout_s=target.timeout_s,
             grace_s=settings.kill_grace_s,
             lease_end=live.lease_end,
-            cgroup=cgroups.make(self._folder(deploy)),
             masks=masks(secret_values),
         )
 

@@ -8,6 +8,7 @@ from reconciler.config.settings import Settings
 from reconciler.events import Listener
 from reconciler.git.asking import Asking
 from reconciler.git.credentials import Credentials
+from reconciler.runner.deploys import Supervisors
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
 from reconciler.trusting import Trust
@@ -26,5 +27,6 @@ class Doors:
     ask: Asking  # worker processes, for fetches and checkouts
     credentials: Credentials
     listener: Listener
+    supervisors: Supervisors
     trust: Trust
     vault: Vault

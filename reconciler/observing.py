@@ -23,8 +23,8 @@ from reconciler.errors import SourceError
 from reconciler.events import TargetObserved
 from reconciler.git.library import mirror_name
 from reconciler.model import Deploy, DeployStatus, Observed, StartReason, TargetRecord, Version
-from reconciler.runner import cgroups, deploys, output
-from reconciler.runner.deploys import Job, RunningDeploy
+from reconciler.runner import deploys, output
+from reconciler.runner.deploys import Job
 from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import SecretMissing, masks
 from reconciler.spec import Step, Target
@@ -139,13 +139,12 @@ class Observer:
                 timeout_s=TIMEOUT_S,
                 grace_s=doors.settings.kill_grace_s,
                 lease_end=clock.boottime() + 2 * TIMEOUT_S,
-                cgroup=cgroups.make(folder),
                 masks=masks(secrets.values()),
             )
             mirror = str(doors.state.mirrors / mirror_name(target.source))
             where = {"mirror": mirror, "commit": deployed.commit, "destination": str(job.checkout)}
             await doors.ask({"op": "checkout", **where}, TIMEOUT_S)
-            outcome = await (await RunningDeploy.start(job)).wait()
+            outcome = await (await doors.supervisors.start(job)).wait()
             text = await asyncio.to_thread(output.read_all, log)
         except (SourceError, SecretMissing) as error:
             raise CannotObserve(str(error)) from error

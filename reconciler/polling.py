@@ -21,6 +21,8 @@ from reconciler.breaking import Breaker
 from reconciler.doors import Doors
 from reconciler.errors import SourceError, SourceReason
 from reconciler.events import GitOperation, PollFinished, Warned
+from reconciler.fetching import Fetcher
+from reconciler.git import objects
 from reconciler.git.library import mirror_name
 from reconciler.git.refs import Refs
 from reconciler.model import SourceState
@@ -30,6 +32,7 @@ from reconciler.text import short
 
 # What means that access was taken away, where it lasts.
 REVOKED = frozenset({SourceReason.AUTHENTICATION_FAILED, SourceReason.FORBIDDEN, SourceReason.NOT_FOUND})
+EXPECTANT = ("webhook", "api")  # triggers of polls that will probably find something new
 MAX_POLLS = 64  # at once
 MAX_POLLS_PER_HOST = 8  # so that one dead host cannot hold all of them
 HOOK_GAP_S = 1.0  # between polls of one Source that webhooks ask for, however many come
@@ -50,6 +53,7 @@ class _Entry:
     task: asyncio.Task[None] | None = None
     again: str | None = None  # an early poll that arrived during a poll
     missing: frozenset[str] = frozenset()
+    known: tuple[object, Mapping[str, str]] | None = None  # the mirror, and where it has the wanted refs
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # ref to commit, and until when to look
     last_end: float = -math.inf  # of a poll, on the monotonic clock
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,6 +65,7 @@ class Poller:
     def __init__(self, doors: Doors, refs: Refs, changed: Callable[[str], None]) -> None:
         self._doors = doors
         self._refs = refs
+        self._fetcher = Fetcher(doors, refs)
         self._changed = changed
         self._entries: dict[str, _Entry] = {}
         self._slots = asyncio.Semaphore(MAX_POLLS)
@@ -247,20 +252,24 @@ class Poller:
 
     async def _poll(self, url: str, entry: _Entry) -> bool:
         """Ask for refs, fetch where something is new; return whether something was. Raises SourceError."""
-        needs, missing = entry.needs, entry.missing
-        is_new = bool(missing)
+        needs, found = entry.needs, dict[str, str]()
+        tags: dict[str, str] | None = None
+        is_new = bool(entry.missing)
         if needs.refs:
             began = time.monotonic()
-            found = await self._refs.poll(url, sorted(needs.refs))
+            if entry.trigger in EXPECTANT:
+                found, tags = await self._refs.poll_with_tags(url, sorted(needs.refs))
+            else:
+                found = await self._refs.poll(url, sorted(needs.refs))
             self._doors.listener.hear(GitOperation("ls_remote", time.monotonic() - began))
-            known = await self._doors.git(resolving.known_refs, self._doors.state.mirrors, url, needs.refs)
             for ref, (commit, _) in list(entry.announced.items()):
                 if found.get(ref) == commit:
                     del entry.announced[ref]
             self._require_branches(url, needs, found)
-            is_new = is_new or found != known
+            is_new = is_new or not await self._is_known(url, entry, found)
         if is_new:
-            entry.missing = await self._fetch(url, needs)
+            entry.known = None
+            entry.missing = await self._fetcher.fetch(url, needs, found, tags)
         if entry.announced:
             await self._forget_visible(url, entry)
         if entry.missing:
@@ -269,6 +278,15 @@ class Poller:
                 SourceReason.COMMIT_NOT_FOUND, f"{url} has no commit {pins} in any branch or tag; push it there"
             )
         return is_new
+
+    async def _is_known(self, url: str, entry: _Entry, found: Mapping[str, str]) -> bool:
+        """Whether the mirror has its refs where `found` says. What it has is remembered while it is the same mirror."""
+        mirrors = self._doors.state.mirrors
+        standing = objects.standing(mirrors / mirror_name(url))
+        if entry.known is None or entry.known != (standing, found):
+            known = await self._doors.git(resolving.known_refs, mirrors, url, entry.needs.refs)
+            entry.known = (standing, known)
+        return entry.known == (standing, found)
 
     async def _forget_visible(self, url: str, entry: _Entry) -> None:
         """Stop waiting for announced commits that the mirror holds: seen, and perhaps moved on from."""
@@ -301,20 +319,6 @@ class Poller:
         if absent:
             names = ", ".join(ref.removeprefix("refs/heads/") for ref in sorted(absent))
             raise SourceError(SourceReason.NOT_FOUND, f"{url} has no branch {names}", of_a_ref=True)
-
-    async def _fetch(self, url: str, needs: Needs) -> frozenset[str]:
-        login = await self._doors.credentials.login(url)
-        request = {
-            "op": "fetch",
-            "url": url,
-            "mirror": str(self._doors.state.mirrors / mirror_name(url)),
-            "pins": sorted(needs.pins),
-            "login": login.as_message() if login else None,
-        }
-        began = time.monotonic()
-        answer = await self._doors.ask(request, self._doors.settings.git_timeout_s)
-        self._doors.listener.hear(GitOperation("fetch", time.monotonic() - began))
-        return frozenset(answer["missing"])
 
     def _record(self, entry: _Entry, failure: SourceError | None, *, changed: bool, duration_s: float) -> None:
         now, trigger = datetime.now(UTC), entry.trigger

@@ -136,21 +136,17 @@ class Reconciler:
         """
         doors = self._doors
         await self.load_config()
-        records = await doors.db(doors.store.targets)
-        head = await doors.db(doors.store.config_head)
+        records, head = await doors.db(lambda: (doors.store.targets(), doors.store.config_head()))
         known = Known(doors.state.mirrors, doors.trust, doors.vault, head.commit if head else None)
-        desired = await doors.git(self._resolve, known, self._poller.states)
+        desired, to_pin = await doors.git(self._resolve, known, self._poller.states)
         if start:
-            self._writer.write(await doors.git(to_write, known, list(self._targets.values())), self._targets)
+            self._writer.write(to_pin, self._targets)
         changed = {
             name: wanted for name, wanted in desired.items() if name not in records or records[name].desired != wanted
         }
         now = clock.now()
         if changed:
             await doors.db(doors.store.save_desired, changed, now)
-        dirty = self._poller.take_dirty()
-        if dirty:
-            await doors.db(doors.store.save_sources, dirty)
         await self._cancel(desired, records)
         slots = doors.settings.max_concurrent_deploys
         snapshot = await doors.db(remembered, doors.store, slots, now, self._poller.states)
@@ -162,10 +158,15 @@ class Reconciler:
         if begun:  # what is shown is what is true: these run now
             self.snapshot = await doors.db(remembered, doors.store, slots, now, self._poller.states)
             self._tell_decisions(self.snapshot)
+        elif dirty := self._poller.take_dirty():  # while a deploy begins, this can wait for the next pass or tick
+            await doors.db(doors.store.save_sources, dirty)
         return snapshot
 
-    def _resolve(self, known: Known, sources: Mapping[str, SourceState]) -> dict[str, Desired]:
-        return {name: resolve(known, target, sources.get(target.source)) for name, target in self._targets.items()}
+    def _resolve(self, known: Known, sources: Mapping[str, SourceState]) -> tuple[dict[str, Desired], dict[str, str]]:
+        """Return what is desired of every target, and which pins the daemon should write."""
+        targets = self._targets
+        desired = {name: resolve(known, target, sources.get(target.source)) for name, target in targets.items()}
+        return desired, to_write(known, targets.values())
 
     async def _cancel(self, desired: Mapping[str, Desired], records: Mapping[str, TargetRecord]) -> None:
         """End running deploys that an operator, or a newer version, asks to end."""

@@ -23,6 +23,7 @@ from reconciler.text import is_text
 MAX_ENTRIES = 200_000
 MAX_BYTES = 4 * 1024**3
 MAX_DEPTH = 100
+_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n"
 MAX_PATH = 4_000  # bytes; the kernel's limit is 4,096 with the directory before it
 
 
@@ -48,9 +49,7 @@ def checkout(mirror: Path, commit: str, destination: Path) -> dict[str, Any]:
         if destination.exists() or destination.is_symlink():
             _remove(destination)
         destination.mkdir(mode=0o700)
-        repository = pygit2.init_repository(str(destination))
-        _borrow(mirror, Path(repository.path), source)
-        # Opened again, so that the borrowed objects are seen.
+        make_git(mirror, destination, source)
         repository = pygit2.Repository(str(destination))
         repository.checkout_tree(repository[commit], strategy=CheckoutStrategy.FORCE)  # type: ignore[no-untyped-call]
         repository.set_head(found.id)
@@ -102,11 +101,14 @@ def _check_name(name: str) -> None:
         raise BadTree("bad_tree", f"the tree has an entry with the forbidden name {name!r}")
 
 
-def _borrow(mirror: Path, git: Path, source: pygit2.Repository) -> None:
-    """Give a new `.git` the mirror's objects and tags."""
-    (git / "objects" / "info").mkdir(exist_ok=True)
+def make_git(mirror: Path, destination: Path, source: pygit2.Repository) -> None:
+    """Make a `.git` of its own that borrows the mirror's objects and has its tags. As little as git takes for one."""
+    git = destination / ".git"
+    for folder in (git, git / "objects", git / "objects" / "info", git / "refs"):
+        folder.mkdir(mode=0o700)
+    (git / "HEAD").write_text("ref: refs/heads/none\n", encoding="ascii")
+    (git / "config").write_text(_CONFIG, encoding="ascii")
     (git / "objects" / "info" / "alternates").write_text(f"{mirror}/objects\n", encoding="utf-8")
-    shutil.rmtree(git / "hooks", ignore_errors=True)
     lines = ["# pack-refs with: peeled fully-peeled sorted"]
     for name in sorted(ref for ref in source.references if ref.startswith("refs/tags/") and is_text(ref)):
         reference = source.lookup_reference(name)

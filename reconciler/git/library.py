@@ -16,6 +16,7 @@ from reconciler.errors import SourceError, SourceReason, StateError
 # 1.9.7 is the first libgit2 without the command injection and credential leaks of 2026 (CVE-2026-5917,
 # CVE-2026-53583 to 53587).
 OLDEST_LIBGIT2 = (1, 9, 7)
+PIN_REFS = "refs/reconciler/pins/"  # ours, in every mirror: they keep commits alive
 
 
 def prepare(timeout_s: float) -> None:
@@ -36,14 +37,15 @@ def prepare(timeout_s: float) -> None:
     pygit2.settings.mwindow_mapped_limit = 512 * 1024 * 1024
 
 
-def use_login(login: dict[str, Any] | None, home: Path) -> bool:
+def use_login(login: dict[str, Any] | None, home: Path | None) -> bool:
     """Let libgit2 use the host keys and the certificate authority of a login; True where this process is stained.
 
     An authority cannot be taken away again, so a process that has a stranger's one is not used for other hosts. `home`
-    is an empty folder, which the caller removes after the operation. Raises SourceError where a file cannot be read.
+    is an empty folder for host keys, which the caller removes after the operation. Raises SourceError where a file
+    cannot be read.
     """
     hosts = login["known_hosts_file"] if login else None
-    if hosts:
+    if hosts and home is not None:
         (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
         try:
             shutil.copyfile(hosts, home / ".ssh" / "known_hosts")

@@ -21,12 +21,11 @@ from pygit2.enums import CredentialType, FetchPrune
 
 from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
-from reconciler.git.library import mirror_name
+from reconciler.git.library import PIN_REFS, mirror_name
 from reconciler.text import is_text
 
 REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
 SCRATCH = "scratch.git"  # an empty repository, to ask servers from
-PIN_REFS = "refs/reconciler/pins/"
 KEPT = "reconciler-kept"  # in the mirror of a submodule: when it was last used
 UNUSED_S = 86_400.0
 MIN_FREE_BYTES = 64 * 1024 * 1024
@@ -119,16 +118,17 @@ def _fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | 
     proxy = login["proxy"] if login else None
     callbacks = Callbacks(url, login)
     calling(url, lambda: remote.fetch(REFSPECS, callbacks=callbacks, prune=FetchPrune.PRUNE, proxy=proxy))
-    missing = [pin for pin in pins if not _keep(repository, pin)]
+    missing = [pin for pin in pins if not hold(repository, pin)]
     if missing:
         # Most servers refuse to send a bare commit id; what matters is what is there afterwards.
         with suppress(SourceError):
             calling(url, lambda: remote.fetch(missing, callbacks=Callbacks(url, login), proxy=proxy))
-        missing = [pin for pin in missing if not _keep(repository, pin)]
+        missing = [pin for pin in missing if not hold(repository, pin)]
     return missing
 
 
-def _keep(repository: pygit2.Repository, pin: str) -> bool:
+def hold(repository: pygit2.Repository, pin: str) -> bool:
+    """Keep a commit alive by a ref of our own; False where the mirror has no such commit."""
     try:
         if not isinstance(repository.get(pin), pygit2.Commit):
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pygit2.enums import SortMode
 
 from reconciler.config.yamltree import MAX_BYTES
 from reconciler.errors import SourceError, SourceReason
+from reconciler.git.library import PIN_REFS
 from reconciler.text import is_text, safe
 
 MAX_CONFIG_FILES = 5_000
@@ -71,6 +73,30 @@ def resolve(mirror: Path, ref: str) -> str | None:
         return str(repository.lookup_reference(ref).peel(pygit2.Commit).id)
     except (KeyError, ValueError, pygit2.GitError):
         return None
+
+
+def standing(mirror: Path) -> tuple[int, int] | None:
+    """Return what tells this mirror from another one at its place; None where there is none. Costs one look."""
+    try:
+        found = mirror.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def tips(mirror: Path, most: int) -> list[str]:
+    """Return commits that the mirror holds with all that leads to them: of our own refs, the newest first."""
+    repository = _open(mirror)
+    if repository is None:
+        return []
+    names = [name for name in repository.references if name.startswith((PIN_REFS, "refs/heads/")) and is_text(name)]
+    names.sort(key=lambda name: not name.startswith(PIN_REFS))
+    found: dict[str, datetime] = {}
+    for name in names[: 8 * most]:
+        with suppress(KeyError, ValueError, pygit2.GitError):
+            commit = repository.lookup_reference(name).peel(pygit2.Commit)
+            found[str(commit.id)] = _when(commit)
+    return sorted(found, key=lambda commit: found[commit], reverse=True)[:most]
 
 
 def tags(mirror: Path, pattern: str) -> dict[str, tuple[str, datetime]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from reconciler.text import is_text
+from reconciler.text import is_text, safe
 
 FLUSH = b"0000"
 DELIMITER = b"0001"
 MAX_LINE = 65_520
+_DATA, _PROGRESS = b"\1", b"\2"  # side bands; the third is an error
 _REF = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) (\S{1,4096})((?: \S+)*)\n?")
 
 
@@ -33,6 +34,17 @@ def ls_refs(object_format: str, prefixes: Sequence[str]) -> bytes:
     lines += [encode(b"peel\n"), encode(b"symrefs\n")]
     lines += [encode(f"ref-prefix {prefix}\n".encode()) for prefix in prefixes]
     return b"".join([*lines, FLUSH])
+
+
+def fetch(object_format: str, wants: Sequence[str], haves: Sequence[str]) -> bytes:
+    """Return the body of a fetch of `wants` by who has `haves`: one round, no negotiation, annotated tags with it."""
+    lines = [encode(b"command=fetch\n"), encode(b"agent=git/reconciler\n")]
+    lines.append(encode(f"object-format={object_format}\n".encode()))
+    lines.append(DELIMITER)
+    lines += [encode(word) for word in (b"thin-pack\n", b"ofs-delta\n", b"no-progress\n", b"include-tag\n")]
+    lines += [encode(f"want {commit}\n".encode()) for commit in wants]
+    lines += [encode(f"have {commit}\n".encode()) for commit in haves]
+    return b"".join([*lines, encode(b"done\n"), FLUSH])
 
 
 def lines(data: bytes) -> Iterator[bytes | None]:
@@ -67,8 +79,27 @@ def capabilities(body: bytes) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def refs(body: bytes) -> dict[str, str]:
-    """Return ref names to commits, peeled where the server says so. Raises NotPktLine.
+def pack(body: bytes) -> bytes:
+    """Return the pack of an answer to a fetch. Raises NotPktLine, for an error that the server tells as well."""
+    found = bytearray()
+    sections = lines(body)
+    for line in sections:
+        if line is not None and line.rstrip(b"\n") == b"packfile":
+            break
+        if line is not None and line.startswith(b"ERR "):
+            raise NotPktLine("the server says: " + safe(line[4:200].decode(errors="replace").strip()))
+    for line in sections:
+        if line is None:
+            return bytes(found)
+        if line[:1] == _DATA:
+            found += line[1:]
+        elif line[:1] != _PROGRESS:
+            raise NotPktLine("the server says: " + safe(line[1:200].decode(errors="replace").strip()))
+    raise NotPktLine("the answer holds no whole pack")
+
+
+def refs(body: bytes, *, peel: bool) -> dict[str, str]:
+    """Return ref names to what they name; to commits, where tags are to be peeled. Raises NotPktLine.
 
     An empty body is not an empty repository: it is what a server answers that did not see our header.
     """
@@ -84,6 +115,6 @@ def refs(body: bytes) -> dict[str, str]:
         name = match[2].decode(errors="surrogateescape")
         if not is_text(name):
             continue  # no configuration can name it
-        peeled = re.search(rb" peeled:([0-9a-f]{40,64})(?: |$)", match[3])
+        peeled = re.search(rb" peeled:([0-9a-f]{40,64})(?: |$)", match[3]) if peel else None
         found[name] = (peeled[1] if peeled else match[1]).decode()
     return found

@@ -120,7 +120,7 @@ class SshPolls:
             if capabilities is None:
                 return _advertised(head)
             process.stdin.write(pktline.ls_refs(capabilities.get("object-format", "sha1"), wanted))
-            return pktline.refs(await _advertisement(process.stdout))
+            return pktline.refs(await _advertisement(process.stdout), peel=True)
         finally:
             with suppress(OSError, asyncssh.Error):
                 process.stdin.write(pktline.FLUSH)

@@ -7,6 +7,7 @@ Its memory is limited, and it ends when its input does, in the middle of a fetch
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
@@ -15,12 +16,13 @@ import resource
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import SourceError
-from reconciler.git import checkout, library, mirror, pinning, submodules
+from reconciler.git import checkout, library, mirror, packs, pinning, submodules
 
 MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
@@ -31,6 +33,15 @@ def _fetch(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("keep"):
         mirror.keep(folder)
     return answer
+
+
+def _unpack(request: dict[str, Any]) -> dict[str, Any]:
+    pack = base64.b64decode(request["pack"])
+    try:
+        packs.unpack(Path(request["mirror"]), pack, request["heads"], request["tags"], request["pins"])
+    except packs.NotUsable as error:
+        return {"unusable": str(error)}
+    return {"unusable": None}
 
 
 def _refs(request: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +73,7 @@ def _pin(request: dict[str, Any]) -> dict[str, Any]:
 
 _OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "fetch": _fetch,
+    "unpack": _unpack,
     "refs": _refs,
     "checkout": _checkout,
     "submodules": _submodules,
@@ -70,12 +82,22 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+@contextmanager
+def _home(login: dict[str, Any] | None) -> Iterator[Path | None]:
+    """Yield an empty folder for what libgit2 wants to find at home; None where nothing is put there."""
+    if not login or not login["known_hosts_file"]:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="reconciler-") as home:
+        yield Path(home)
+
+
 def handle(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one request: `ok`, or `reason` and `message`. `retire` asks for another process after it."""
     stained = False
     try:
-        with tempfile.TemporaryDirectory(prefix="reconciler-") as home:
-            stained = library.use_login(request.get("login"), Path(home))
+        with _home(request.get("login")) as home:
+            stained = library.use_login(request.get("login"), home)
             answer = _OPERATIONS[request["op"]](request)
     except SourceError as error:
         return {"ok": False, "retire": stained, "reason": error.reason, "message": error.message}

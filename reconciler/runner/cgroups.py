@@ -8,11 +8,13 @@ clears its environment while both daemon and supervisor are being killed.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+NOTE = "cgroup"
 _REMOVE_TRIES = 100  # a killed group is empty within milliseconds
 
 
@@ -31,21 +33,19 @@ def own_group() -> Path | None:
     return Path(mount) / path.lstrip("/")
 
 
-def _leaf(folder: Path) -> Path | None:
-    """Return the group of the deploy that lives in `folder`: other daemons have deploys of the same name."""
+def _prefix(runs: Path) -> str:
+    """Return how the names of our groups begin: other daemons of this machine have theirs."""
+    return f"reconciler-{hashlib.sha256(bytes(runs.absolute())).hexdigest()[:16]}-"
+
+
+def make(runs: Path) -> Path | None:
+    """Return a new group for a deploy of those that live in `runs`, or None where we may not make one."""
     group = own_group()
     if group is None:
         return None
-    return group / f"reconciler-{hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]}-{folder.name}"
-
-
-def make(folder: Path) -> Path | None:
-    """Return a new group for the deploy that lives in `folder`, or None where we may not make one."""
-    leaf = _leaf(folder)
-    if leaf is None:
-        return None
+    leaf = group / (_prefix(runs) + secrets.token_hex(6))
     try:
-        leaf.mkdir(exist_ok=True)
+        leaf.mkdir()
     except OSError:
         return None
     if not (leaf / "cgroup.kill").exists():
@@ -55,11 +55,22 @@ def make(folder: Path) -> Path | None:
     return leaf
 
 
-def kill(folder: Path) -> None:
-    """Kill whatever lives in a deploy's group, and remove the group."""
-    leaf = _leaf(folder)
-    if leaf is None or not leaf.exists():
-        return
+def note(folder: Path, leaf: Path) -> None:
+    """Note in a deploy's folder which group it has, for who finds the folder without its daemon."""
+    (folder / NOTE).symlink_to(leaf)
+
+
+def noted(folder: Path) -> Path | None:
+    """Return the group that is noted in a deploy's folder."""
+    try:
+        leaf = (folder / NOTE).readlink()
+    except OSError:
+        return None
+    return leaf if leaf.name.startswith(_prefix(folder.parent)) else None
+
+
+def kill(leaf: Path) -> None:
+    """Kill whatever lives in a group, and remove it."""
     with suppress(OSError):
         (leaf / "cgroup.kill").write_text("1", encoding="ascii")
     for _ in range(_REMOVE_TRIES):
@@ -71,3 +82,10 @@ def kill(folder: Path) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def sweep(runs: Path) -> None:
+    """Kill and remove every group of ours: of supervisors that had no deploy yet when they and their daemon died."""
+    group = own_group()
+    for leaf in group.glob(_prefix(runs) + "*") if group else ():
+        kill(leaf)

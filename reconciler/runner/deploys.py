@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ _SUPERVISOR_NAME = b"/runner/supervisor.py"
 LOCK = "lock"
 RESULT = "result.json"
 CHECKOUT = "checkout"
+NEXT_SPARE_AFTER_S = 0.5  # not while the deploy that took the last one begins
 _COOKIE = b"RECONCILER_DEPLOY_ID="
 
 
@@ -40,7 +41,6 @@ class Job:
     timeout_s: float
     grace_s: float
     lease_end: float  # on the clock that counts sleep; nothing of the deploy lives beyond it and the grace
-    cgroup: Path | None = None
     masks: Sequence[str] = ()
 
     @property
@@ -58,7 +58,6 @@ class Job:
             "timeout_s": self.timeout_s,
             "grace_s": self.grace_s,
             "lease_end": self.lease_end,
-            "cgroup": str(self.cgroup) if self.cgroup else None,
             "masks": list(self.masks),
             "steps": [
                 {
@@ -74,34 +73,95 @@ class Job:
         }
 
 
-class RunningDeploy:
-    """A deploy that has a supervisor."""
+@dataclass(frozen=True, slots=True)
+class _Supervisor:
+    process: asyncio.subprocess.Process
+    group: Path | None  # its deploy's control group
 
-    def __init__(self, job: Job, process: asyncio.subprocess.Process) -> None:
-        self._job = job
-        self._process = process
+    async def end(self) -> None:
+        """End a supervisor that has no job."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+        if self.group is not None:
+            await asyncio.to_thread(cgroups.kill, self.group)
 
-    @classmethod
-    async def start(cls, job: Job) -> RunningDeploy:
-        """Start the supervisor and tell it its job."""
+
+class Supervisors:
+    """Starts supervisors, one ahead of need: a Python process takes longer to come up than a small deploy to begin.
+
+    `make_group` returns a new control group for a deploy, or None where there are none.
+    """
+
+    def __init__(self, make_group: Callable[[], Path | None]) -> None:
+        self._make_group = make_group
+        self._spare: _Supervisor | None = None
+        self._preparing: asyncio.Task[None] | None = None
+
+    def prepare(self, after_s: float = 0.0) -> None:
+        """Have a supervisor ready for the next deploy, `after_s` seconds from now."""
+        if self._spare is None and self._preparing is None:
+            self._preparing = asyncio.create_task(self._prepare(after_s), name="supervisor")
+
+    async def start(self, job: Job) -> RunningDeploy:
+        """Tell a supervisor its job, which it begins at once; see to the next one."""
         job.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.process.returncode is not None:  # somebody killed it
+            await spare.end()
+            spare = None
+        supervisor = spare or await self._spawn()
+        if supervisor.group is not None:
+            cgroups.note(job.folder, supervisor.group)
+        running = RunningDeploy(job, supervisor)
+        await running.tell(json.dumps(job.as_message()))
+        self.prepare(NEXT_SPARE_AFTER_S)
+        return running
+
+    async def close(self) -> None:
+        """Let the one that waits go."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.wait([self._preparing])
+        if self._spare is not None:
+            await self._spare.end()
+
+    async def _prepare(self, after_s: float) -> None:
+        try:
+            await asyncio.sleep(after_s)
+            self._spare = await self._spawn()
+        except OSError:  # no process to be had just now: the next deploy will say so, if it is still true then
+            self._spare = None
+        finally:
+            self._preparing = None
+
+    async def _spawn(self) -> _Supervisor:
+        group = self._make_group()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_SUPERVISOR), str(job.folder.absolute())),
+            *(sys.executable, "-I", "-S", str(_SUPERVISOR), str(group or "")),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
             env={"LANG": "C.UTF-8"},
         )
-        running = cls(job, process)
-        await running._tell(json.dumps(job.as_message()))
-        return running
+        return _Supervisor(process, group)
+
+
+class RunningDeploy:
+    """A deploy that has a supervisor."""
+
+    def __init__(self, job: Job, supervisor: _Supervisor) -> None:
+        self._job = job
+        self._group = supervisor.group
+        self._process = supervisor.process
 
     async def wait(self) -> Outcome:
         """Return the outcome once nothing of the deploy lives any more."""
         await self._process.wait()
         outcome = read_result(self._job.folder)
-        await asyncio.to_thread(cgroups.kill, self._job.folder)
+        if self._group is not None:
+            await asyncio.to_thread(cgroups.kill, self._group)
         if outcome is None:
             # The supervisor was killed: its children belong to init now, and carry our cookie.
             await asyncio.to_thread(kill_strays, self._job.folder, self._job.deploy_id)
@@ -114,13 +174,14 @@ class RunningDeploy:
 
     async def renew(self, lease_end: float) -> None:
         """Tell the supervisor that the lease was renewed until `lease_end`, on the clock that counts sleep."""
-        await self._tell(f"renew {lease_end}")
+        await self.tell(f"renew {lease_end}")
 
     async def stop(self, reason: OutcomeReason, message: str) -> None:
         """End the deploy: TERM, grace, KILL. `wait` then returns a cancelled outcome."""
-        await self._tell(f"stop {reason} {message}".replace("\n", " "))
+        await self.tell(f"stop {reason} {message}".replace("\n", " "))
 
-    async def _tell(self, line: str) -> None:
+    async def tell(self, line: str) -> None:
+        """Say one line to the supervisor."""
         assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
         with suppress(ConnectionError):  # it has ended already; `wait` will tell
             self._process.stdin.write(line.encode() + b"\n")
@@ -153,7 +214,8 @@ def recover(folder: Path, deploy_id: str, patience_s: float) -> Outcome:
     deadline = time.monotonic() + patience_s
     while _is_supervised(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
-    cgroups.kill(folder)
+    if (group := cgroups.noted(folder)) is not None:
+        cgroups.kill(group)
     kill_strays(folder, deploy_id)
     while _is_supervised(folder):
         time.sleep(0.02)
@@ -195,12 +257,13 @@ def _is_ours(pid: int, folder: Path) -> bool:
     while pid > 1:
         try:
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            place = Path(f"/proc/{pid}/cwd").readlink()  # a supervisor stands in its deploy's folder
             pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             return False  # it has just ended; the next look tells
         # By its name and not by its path: the other daemon may be installed elsewhere.
         if any(argument.endswith(_SUPERVISOR_NAME) for argument in arguments):
-            return bytes(folder.absolute()) in arguments
+            return place == folder.resolve()
     return True
 
 

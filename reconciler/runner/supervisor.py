@@ -1,12 +1,12 @@
 """The supervisor of one deploy: a small program that owns the deploy's whole process tree.
 
-Started by `deploys.py` as `python -I -S supervisor.py FOLDER` (the folder is only there to be seen in the process
-list, by who looks for strays); standard library only, one thread. It reads its job as
-one line of JSON from standard input, which stays open as a lifeline: further lines renew the lease or stop the
-deploy, and its end means that the daemon is dead. It runs the steps one after the other in a session of their
-own, writes their output in bounded segments, and ends when the tree has ended: what a step left in the
-background is terminated, then killed. As a subreaper it inherits daemonised children, so none escapes. The
-result is written beside, synced and renamed; it exists only when nothing of the deploy lives any more.
+Started by `deploys.py` as `supervisor.py [CONTROL GROUP]`, ahead of need; standard library only, one thread. It reads
+its job as one line of JSON from standard input, which stays open as a lifeline: further lines renew the lease or stop
+the deploy, and its end means that the daemon is dead. It stands in the folder of its deploy, where who looks for strays
+finds it. It runs the steps one after the other in a session of their own, writes their output in bounded segments, and
+ends when the tree has ended: what a step left in the background is terminated, then killed. As a subreaper it inherits
+daemonised children, so none escapes. The result is written beside, synced and renamed; it exists only when nothing of
+the deploy lives any more.
 
 Facts that this rests on are pinned in tests/assumptions.
 """
@@ -21,7 +21,6 @@ import os
 import re
 import select
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,25 +146,109 @@ class Failed(Exception):  # noqa: N818 - says what happened
         self.exit_code = exit_code
 
 
+class Launcher:
+    """Forks a child ahead of need, which waits in the control group for the command that it is to become.
+
+    Joining a control group takes the kernel longer than all the rest of starting a command.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = Path(group) if group else None
+        self.output, self._output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # what commands print; made before any child
+        os.set_blocking(self._output, True)
+        self._waiting: tuple[int, int, int] | None = None  # process, pipe to it, pipe from it
+
+    def prepare(self) -> None:
+        """Fork the child, if there is none."""
+        if self._waiting is None:
+            (order, teller), (hearer, error) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+            if pid == 0:
+                for descriptor in (teller, hearer):
+                    os.close(descriptor)
+                self._become(order, error)
+            for descriptor in (order, error):
+                os.close(descriptor)
+            self._waiting = pid, teller, hearer
+
+    def launch(self, command: list[str], folder: Path, env: dict[str, str]) -> int:
+        """Let the child become a command; return its process. Raises Failed where that is impossible."""
+        self.prepare()
+        assert self._waiting is not None  # noqa: S101 - made one line ago
+        (pid, teller, hearer), self._waiting = self._waiting, None
+        try:
+            with open(teller, "wb") as pipe:  # noqa: PTH123 - a descriptor
+                pipe.write(json.dumps([command, str(folder), env]).encode())
+        except BrokenPipeError:
+            os.close(hearer)
+            raise Failed("not_executable", f"{command[0]} cannot be run: its process was killed") from None
+        with open(hearer, "rb") as pipe:  # noqa: PTH123 - a descriptor
+            problem = pipe.read().decode()
+        if problem:
+            raise Failed("not_executable", f"{command[0]} cannot be run: {problem}")
+        return pid
+
+    def dismiss(self) -> None:
+        """Let the child that waits end."""
+        if self._waiting is not None:
+            _, teller, hearer = self._waiting
+            os.close(teller)
+            os.close(hearer)
+            self._waiting = None
+
+    def kill(self) -> None:
+        """Kill whatever lives in the group."""
+        if self.group is not None:
+            with contextlib.suppress(OSError):
+                (self.group / "cgroup.kill").write_text("1", encoding="ascii")
+
+    def _become(self, order: int, error: int) -> None:
+        problem = "its control group is gone"
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and a command would inherit
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            if self.group is not None:
+                (self.group / "cgroup.procs").write_text("0", encoding="ascii")
+            problem = "it cannot be told"
+            with open(order, "rb") as pipe:
+                told = pipe.read()
+            if told:
+                command, folder, env = json.loads(told)
+                null = os.open(os.devnull, os.O_RDONLY)
+                for descriptor, standard in ((null, 0), (self._output, 1), (self._output, 2)):
+                    os.dup2(descriptor, standard)
+                os.chdir(folder)
+                try:
+                    os.execvpe(command[0], command, env)  # noqa: S606 - what we are for
+                except OSError as failure:
+                    problem = failure.strerror or problem
+                    raise
+        except BaseException:  # noqa: BLE001 - the parent hears of it
+            os.write(error, problem.encode())
+        finally:
+            os._exit(0)
+
+
 class Supervisor:
     """One deploy."""
 
-    def __init__(self, job: dict[str, Any], lifeline: int, commands: bytes) -> None:
+    def __init__(self, job: dict[str, Any], lifeline: int, commands: bytes, launcher: Launcher) -> None:
         self._job = job
+        self._launcher = launcher
         self._lifeline = lifeline
         self._commands = commands  # what was already read from the lifeline
         self._began = clock()
         self._deadline = self._began + job["timeout_s"]
         self._lease_end = float(job["lease_end"])
         self._output = Output(Path(job["log"]), [mask.encode() for mask in job["masks"]])
-        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(self._write_end, True)
         self._wake, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._exits: dict[int, int] = {}
         self._poll = select.poll()
-        for descriptor in (self._lifeline, self._read_end, self._wake):
+        for descriptor in (self._lifeline, self._launcher.output, self._wake):
             self._poll.register(descriptor, select.POLLIN)
         self.steps: list[dict[str, Any]] = []
 
@@ -256,35 +339,17 @@ class Supervisor:
 
     def _execute(self, command: list[str], folder: Path, step: dict[str, Any]) -> int:
         """Run one command to its end; return its exit code, negative for a signal. Raises Stopped, Failed."""
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=step["env"],
-                stdin=subprocess.DEVNULL,
-                stdout=self._write_end,
-                stderr=self._write_end,
-                start_new_session=True,
-                preexec_fn=self._join_group,  # noqa: PLW1509 - safe: this process has one thread
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            why = error.strerror if isinstance(error, OSError) else "its control group is gone"
-            raise Failed("not_executable", f"{command[0]} cannot be run: {why}") from error
+        pid = self._launcher.launch(command, folder, step["env"])
+        if step is not self._job["steps"][-1]:
+            self._launcher.prepare()
         limit = clock() + step["timeout_s"] if step["timeout_s"] else None
-        while process.pid not in self._exits:
+        while pid not in self._exits:
             self._wait(self._next_deadline(limit))
             self._reap()
             self._check_deadlines(limit, step["title"])
-        code = self._exits[process.pid]
-        process.returncode = code  # reaped by us, not by subprocess
         self._drain()
         self._output.flush()
-        return code
-
-    def _join_group(self) -> None:
-        """Move the new process into the deploy's control group, before it can start another one."""
-        if self._job["cgroup"]:
-            (Path(self._job["cgroup"]) / "cgroup.procs").write_text("0", encoding="ascii")
+        return self._exits[pid]
 
     def _next_deadline(self, limit: float | None) -> float:
         return float(min(self._deadline, self._lease_end, limit or self._deadline)) - clock()
@@ -301,7 +366,7 @@ class Supervisor:
     def _wait(self, seconds: float) -> None:
         """Wait for output, a command, an exit or the time; raise Stopped for a command to stop."""
         for descriptor, _ in self._poll.poll(max(0.0, seconds) * 1000):
-            if descriptor == self._read_end:
+            if descriptor == self._launcher.output:
                 self._read_output()
             elif descriptor == self._wake:
                 with contextlib.suppress(BlockingIOError):
@@ -329,7 +394,7 @@ class Supervisor:
 
     def _read_output(self) -> bool:
         try:
-            data = os.read(self._read_end, READ_BYTES)
+            data = os.read(self._launcher.output, READ_BYTES)
         except BlockingIOError:
             return False
         self._output.write(data)
@@ -358,6 +423,7 @@ class Supervisor:
 
     def end_tree(self) -> None:
         """TERM, grace, then KILL until nothing is left. Commands no longer matter here."""
+        self._launcher.dismiss()
         with contextlib.suppress(KeyError):
             self._poll.unregister(self._lifeline)
         kill_at = clock() + self._job["grace_s"]
@@ -365,9 +431,8 @@ class Supervisor:
         while self._reap():
             now = clock()
             kill = now >= kill_at
-            if kill and self._job["cgroup"]:
-                with contextlib.suppress(OSError):
-                    (Path(self._job["cgroup"]) / "cgroup.kill").write_text("1", encoding="ascii")
+            if kill:
+                self._launcher.kill()
             for pid in descendants(os.getpid()):
                 if kill or pid not in signalled:
                     signalled.add(pid)
@@ -418,13 +483,13 @@ class Result:
         os.close(folder)
 
 
-def read_job(lifeline: int) -> tuple[dict[str, Any], bytes]:
-    """Return the job, which is the first line of the lifeline, and what was read beyond it."""
+def read_job(lifeline: int) -> tuple[dict[str, Any], bytes] | None:
+    """Return the job, which is the first line of the lifeline, and what was read beyond it; None where none comes."""
     data = b""
     while b"\n" not in data:
         chunk = os.read(lifeline, READ_BYTES)
         if not chunk:
-            sys.exit(0)  # the daemon died before it said what to do
+            return None
         data += chunk
     line, _, rest = data.partition(b"\n")
     job: dict[str, Any] = json.loads(line)
@@ -438,12 +503,23 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
     lifeline = sys.stdin.fileno()
-    job, commands = read_job(lifeline)
+    launcher = Launcher(sys.argv[1])
+    launcher.prepare()
+    told = read_job(lifeline)
+    if told is None:  # the daemon ended, or died, before it had anything to do for us
+        launcher.dismiss()
+        with contextlib.suppress(OSError):
+            os.wait()
+            if launcher.group is not None:
+                launcher.group.rmdir()
+        return
+    job, commands = told
     # Held until this process ends: who gets this lock knows that nothing of the deploy is left.
     lock = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    os.chdir(Path(job["lock"]).parent)
     written = Result(Path(job["result"]))
-    supervisor = Supervisor(job, lifeline, commands)
+    supervisor = Supervisor(job, lifeline, commands, launcher)
     try:
         result = supervisor.run()
     except Exception as error:  # noqa: BLE001 - whatever happened, the tree must end and the result say so

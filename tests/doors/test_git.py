@@ -531,17 +531,17 @@ def test_a_missing_object_is_corrupt(repo: Repo, bare: Path, tmp_path: Path) -> 
 )
 def test_what_is_not_an_answer(body: bytes) -> None:
     with pytest.raises(pktline.NotPktLine):
-        pktline.refs(body)
+        pktline.refs(body, peel=True)
 
 
 def test_a_ref_whose_name_is_no_text_is_left_out() -> None:
     oid = b"a" * 40
     body = pktline.encode(oid + b" refs/tags/v\xff1\n") + pktline.encode(oid + b" refs/tags/v1\n") + pktline.FLUSH
-    assert pktline.refs(body) == {"refs/tags/v1": "a" * 40}
+    assert pktline.refs(body, peel=True) == {"refs/tags/v1": "a" * 40}
 
 
 def test_no_refs_is_an_answer() -> None:
-    assert pktline.refs(b"0000") == {}
+    assert pktline.refs(b"0000", peel=True) == {}
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"001e# service=git-upload-pack\n0000", b"", b"000eversion 1\n0000"])

@@ -24,7 +24,7 @@ from support.needs import need
 
 from reconciler.model import Deploy, DeployStatus, Outcome, OutcomeReason, StartReason, Version
 from reconciler.runner import cgroups, deploys, output
-from reconciler.runner.deploys import Job, RunningDeploy
+from reconciler.runner.deploys import Job, RunningDeploy, Supervisors
 from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import masks
 from reconciler.runner.supervisor import HEAD_BYTES, SEGMENT_BYTES, Output
@@ -65,7 +65,6 @@ class Bench:
             timeout_s=timeout_s,
             grace_s=GRACE_S,
             lease_end=time.clock_gettime(time.CLOCK_BOOTTIME) + lease_s,
-            cgroup=self.cgroup,
             masks=masks(secrets),
         )
 
@@ -76,12 +75,15 @@ class Bench:
             (self.tree / "Makefile").write_text(makefile)
 
         async def go() -> Outcome:
-            running = await RunningDeploy.start(self.job(**keys))  # type: ignore[arg-type]
+            self.supervisors = Supervisors(lambda: self.cgroup)
+            running = await self.supervisors.start(self.job(**keys))  # type: ignore[arg-type]
             if during is not None:
                 made = during(running)
                 if asyncio.iscoroutine(made):
                     await made
-            return await running.wait()
+            outcome = await running.wait()
+            await self.supervisors.close()
+            return outcome
 
         return asyncio.run(go())
 
@@ -288,16 +290,16 @@ def test_a_renewed_lease_goes_on(bench: Bench) -> None:
 DAEMON = """
 import asyncio, json, sys
 from pathlib import Path
-from reconciler.runner.deploys import Job, RunningDeploy
+from reconciler.runner.deploys import Job, Supervisors
 from reconciler.spec import Step
 
 async def main():
     root, deploy_id, path, group = sys.argv[1:]
     env = {"PATH": path, "RECONCILER_DEPLOY_ID": deploy_id}
     job = Job(deploy_id=deploy_id, folder=Path(root) / "runs" / "api.1", log=Path(root) / "log", path=".",
-              steps=[(Step(make="deploy"), env)], timeout_s=1000, grace_s=0.3, lease_end=1e12,
-              cgroup=Path(group) if group else None)
-    running = await RunningDeploy.start(job)
+              steps=[(Step(make="deploy"), env)], timeout_s=1000, grace_s=0.3, lease_end=1e12)
+    # Another one waits for the next deploy, and dies with us.
+    running = await Supervisors(lambda: Path(group) if group else None).start(job)
     print("started", flush=True)
     await running.wait()
 
@@ -322,6 +324,12 @@ def killed_daemon(bench: Bench, makefile: str) -> subprocess.Popen[str]:
     return daemon
 
 
+def supervisor_of(bench: Bench, daemon: subprocess.Popen[str]) -> int:
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    (found,) = [pid for pid in children if Path(f"/proc/{pid}/cwd").readlink() == bench.folder]
+    return int(found)
+
+
 def end(daemon: subprocess.Popen[str]) -> None:
     daemon.kill()
     daemon.communicate()
@@ -338,7 +346,7 @@ def test_nothing_outlives_a_killed_daemon(bench: Bench, patience_s: float) -> No
 
 def test_nothing_outlives_a_killed_daemon_and_its_supervisor(bench: Bench) -> None:
     daemon = killed_daemon(bench, TREE)
-    (supervisor,) = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+    supervisor = supervisor_of(bench, daemon)
     end(daemon)
     os.kill(supervisor, signal.SIGKILL)
     found = deploys.recover(bench.folder, bench.id, 10)
@@ -348,21 +356,21 @@ def test_nothing_outlives_a_killed_daemon_and_its_supervisor(bench: Bench) -> No
 
 @pytest.fixture
 def grouped(bench: Bench) -> Iterator[Bench]:
-    bench.cgroup = cgroups.make(bench.folder)
+    bench.cgroup = cgroups.make(bench.folder.parent)
     writable = bench.cgroup is not None
     if os.geteuid() == 0:
         need(writable, "a cgroup v2 that may be written", "mount cgroup2, or run without root to skip this")
     elif not writable:
         pytest.skip("only root, or a systemd unit with Delegate=yes, may make control groups")
     yield bench
-    cgroups.kill(bench.folder)
     assert bench.cgroup is not None
+    cgroups.kill(bench.cgroup)
     assert not bench.cgroup.exists()
 
 
 def test_a_control_group_ends_what_clears_its_environment(grouped: Bench) -> None:
     daemon = killed_daemon(grouped, recipe("echo up; env -i setsid -f sleep 98765; sleep 1000"))
-    (supervisor,) = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+    supervisor = supervisor_of(grouped, daemon)
     os.kill(supervisor, signal.SIGSTOP)
     end(daemon)
     os.kill(supervisor, signal.SIGKILL)
@@ -398,7 +406,7 @@ def test_a_deploy_of_the_same_id_under_another_daemon_is_left_alone(
         shutil.copytree(package, tmp_path / "copy" / "reconciler")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "copy"))
     daemon = killed_daemon(other, TREE)
-    (supervisor,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    supervisor = supervisor_of(other, daemon)
     is_copy = str(tmp_path / "copy").encode() in Path(f"/proc/{supervisor}/cmdline").read_bytes()
     assert is_copy is (installed == "elsewhere")
     assert deploys.recover(bench.folder, bench.id, 0).status is DeployStatus.ABANDONED

@@ -92,7 +92,7 @@ def _child(settings: Settings, points: Points, report: Path | None) -> None:
         deploying.RECOVERY_PATIENCE_S = 5.0
         quiet = os.open("/dev/null", os.O_WRONLY)
         os.dup2(quiet, 1)
-        for name in ("wait", "_tell"):
+        for name in ("wait", "tell"):
             points.around(RunningDeploy, name)
         setattr(sqlite3, "connect", points.traced(sqlite3.connect))  # noqa: B010 - mypy sees the other way as an error
         sys.addaudithook(points.hear)
