@@ -43,6 +43,7 @@ from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
 from reconciler.ticking import Ticker
+from reconciler.trees import Trees
 from reconciler.trusting import Trust
 from reconciler.vault import Vault
 from reconciler.writing import Writer
@@ -112,6 +113,7 @@ class Daemon:
         )
         self._refs = Refs(doors.credentials, self._state.mirrors, settings.git_timeout_s, doors.ask, self._git)
         self.poller = Poller(doors, self._refs, lambda _url: self._wake.set())
+        self._trees = Trees(doors)
         self._deployer = Deployer(doors, self._wake.set, self.poller.repair)
         self._observer = Observer(doors, self._wake.set)
         self._writer = Writer(doors, lambda: self.poller.poke(self._config_url, "config"))
@@ -256,6 +258,7 @@ class Daemon:
             await self._deployer.prune()
             if not self._deployer.running:  # a checkout borrows objects from its mirror
                 await asyncio.to_thread(remove_unneeded, self._state.mirrors, self.poller.states)
+                await self._trees.keep_only(in_force(snapshot.entries))
 
     async def _forget_revoked(self) -> None:
         """Remove what we hold of repositories that we may not read any more; history and what is deployed stay."""
@@ -263,6 +266,8 @@ class Daemon:
             mirror = self._state.mirrors / mirror_name(url)
             if mirror.exists():
                 await asyncio.to_thread(forget, mirror)
+                targets = in_force(self._reconciler.snapshot.entries)
+                await self._trees.keep_only(name for name, target in targets.items() if target.source != url)
                 self._reporter.hear(Warned("source.forgotten", f"{url}: access was refused for too long"))
                 self._wake.set()
 

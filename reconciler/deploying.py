@@ -170,6 +170,7 @@ class Deployer:
         try:
             outcome = await self._run(live, lease, request.env if request else {})
             await self._record(deploy, lease, outcome, target)
+            await self._trees.give_back(self._folder(deploy) / deploys.CHECKOUT, target.name)
             # Only now: until it is recorded, the result on disk is the only one there is.
             await asyncio.to_thread(deploys.forget, self._folder(deploy))
         except LeaseLost as error:
@@ -237,7 +238,7 @@ class Deployer:
         mirror = self._state.mirrors / mirror_name(target.source)
         began = clock.monotonic()
         tree = Tree(target.source, mirror, deploy.version.commit, job.checkout)
-        await self._trees.check_out(tree, target)
+        await self._trees.check_out(tree, target, target.name)
         self._listener.hear(GitOperation("checkout", clock.monotonic() - began))
 
     async def _keep_lease(self, lease: Lease, running: RunningDeploy) -> None:

@@ -21,6 +21,7 @@ from reconciler import __version__, clock
 from reconciler.doors import Doors
 from reconciler.errors import SourceError
 from reconciler.events import TargetObserved
+from reconciler.git.checkout import BadTree
 from reconciler.git.library import mirror_name
 from reconciler.model import Deploy, DeployStatus, Observed, StartReason, TargetRecord, Version
 from reconciler.runner import deploys, output
@@ -29,6 +30,7 @@ from reconciler.runner.environment import step_environment
 from reconciler.runner.secrets import SecretMissing, masks
 from reconciler.spec import Step, Target
 from reconciler.text import one_line, short
+from reconciler.trees import Tree, Trees, observing
 
 TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 10.0
@@ -46,6 +48,7 @@ class Observer:
 
     def __init__(self, doors: Doors, changed: Callable[[], None]) -> None:
         self._doors = doors
+        self._trees = Trees(doors)
         self._changed = changed
         self._due: dict[str, float] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -112,7 +115,7 @@ class Observer:
     async def _make(self, target: Target, goal: str, deployed: Version) -> str:
         """Run a make target of the deployed commit, supervised as a deploy is; return the commit that it prints."""
         doors, step = self._doors, Step(make=goal)
-        name = f"{target.name}.observe"
+        name = observing(target.name)
         folder, log = doors.state.runs / name, doors.state.path / "observed" / target.name
         stand_in = Deploy(
             id=name,
@@ -141,14 +144,14 @@ class Observer:
                 lease_end=clock.boottime() + 2 * TIMEOUT_S,
                 masks=masks(secrets.values()),
             )
-            mirror = str(doors.state.mirrors / mirror_name(target.source))
-            where = {"mirror": mirror, "commit": deployed.commit, "destination": str(job.checkout)}
-            await doors.ask({"op": "checkout", **where}, TIMEOUT_S)
+            mirror = doors.state.mirrors / mirror_name(target.source)
+            await self._trees.check_out(Tree(target.source, mirror, deployed.commit, job.checkout), target, name)
             outcome = await (await doors.supervisors.start(job)).wait()
             text = await asyncio.to_thread(output.read_all, log)
-        except (SourceError, SecretMissing) as error:
+        except (SourceError, BadTree, SecretMissing) as error:
             raise CannotObserve(str(error)) from error
         finally:
+            await self._trees.give_back(folder / deploys.CHECKOUT, name)
             await asyncio.to_thread(deploys.forget, folder)
             await asyncio.to_thread(output.forget, log)
         if outcome.status is not DeployStatus.SUCCEEDED:

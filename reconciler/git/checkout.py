@@ -8,16 +8,17 @@ and whatever a step does to it never reaches the mirror.
 from __future__ import annotations
 
 import os
-import shutil
 import unicodedata
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pygit2
 from pygit2.enums import CheckoutStrategy, FileMode
 
 from reconciler.errors import ReconcilerError, SourceError, SourceReason
 from reconciler.git.mirror import check_space
+from reconciler.removing import remove
 from reconciler.text import is_text
 
 MAX_ENTRIES = 200_000
@@ -35,19 +36,18 @@ class BadTree(ReconcilerError):  # noqa: N818 - named as what it is
         self.reason = reason
 
 
-def checkout(mirror: Path, commit: str, destination: Path) -> dict[str, Any]:
+def checkout(mirror: Path, commit: str, destination: Path) -> Size:
     """Make `destination` the tree of `commit`; return what it holds. Raises BadTree or SourceError.
 
     No lock on the mirror is needed: objects are only ever added to it, and a mirror that is made anew
     meanwhile ends in an error here, never in a wrong tree.
     """
-    check_space(destination.parent)
     try:
         source = pygit2.Repository(str(mirror))
         found = source[commit].peel(pygit2.Commit)
-        entries, size = measure(source, found.tree)
-        if destination.exists() or destination.is_symlink():
-            _remove(destination)
+        size = measure(source, found.tree)
+        check_space(destination.parent, size.bytes)
+        remove(destination)
         destination.mkdir(mode=0o700)
         make_git(mirror, destination, source)
         repository = pygit2.Repository(str(destination))
@@ -59,43 +59,65 @@ def checkout(mirror: Path, commit: str, destination: Path) -> dict[str, Any]:
         raise SourceError(SourceReason.CORRUPT, f"{commit[:10]} cannot be checked out: {error}") from error
     except OSError as error:
         raise SourceError(SourceReason.DISK_FULL, f"{commit[:10]} cannot be checked out: {error.strerror}") from error
-    return {"entries": entries, "bytes": size}
+    return size
 
 
-def measure(repository: pygit2.Repository, tree: pygit2.Tree) -> tuple[int, int]:
-    """Return how many entries and bytes a tree has; raise BadTree for one that is hostile or too large.
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a tree holds."""
+
+    entries: int
+    bytes: int
+    has_submodules: bool = False
+
+
+def measure(repository: pygit2.Repository, tree: pygit2.Tree, known: Container[pygit2.Oid] = frozenset()) -> Size:
+    """Return what a tree holds; raise BadTree for one that is hostile or too large. Trees of `known` are passed over.
 
     Counts while it walks, so a bomb of nested trees costs no more than its bound.
     """
     entries = size = 0
+    has_submodules = False
     pending = [(tree, 0, 0)]
     while pending:
         folder, depth, length = pending.pop()
         if depth > MAX_DEPTH:
             raise BadTree("tree_too_large", f"the tree is nested more than {MAX_DEPTH} levels deep")
         names: set[str] = set()
+        last = b""
         for entry in folder:
             entries += 1
             if entries > MAX_ENTRIES:
                 raise BadTree("tree_too_large", f"the tree has more than {MAX_ENTRIES} entries")
             name = entry.name or ""
-            _check_name(name)
+            check_name(name)
             if name in names:
                 raise BadTree("bad_tree", f"the tree has two entries named {name!r}")
             names.add(name)
+            # git's own order; in another one its programs do not find what is there.
+            order = os.fsencode(name) + (b"/" if entry.filemode == FileMode.TREE else b"")
+            if order <= last:
+                raise BadTree("bad_tree", f"the tree has the entry {name!r} out of order")
+            last = order
             path_length = length + len(os.fsencode(name)) + 1
             if path_length > MAX_PATH:
                 raise BadTree("tree_too_large", f"the tree has a path of more than {MAX_PATH} bytes")
-            if entry.filemode == FileMode.TREE:
+            has_submodules |= entry.filemode == FileMode.COMMIT
+            if entry.filemode == FileMode.TREE and entry.id not in known:
                 pending.append((repository[entry.id].peel(pygit2.Tree), depth + 1, path_length))
-            elif entry.filemode != FileMode.COMMIT:
-                size += repository.odb.read_header(entry.id)[1]
+            size += _bytes_of(repository, entry)
             if size > MAX_BYTES:
                 raise BadTree("tree_too_large", f"the tree has more than {MAX_BYTES // 1024**3} GiB")
-    return entries, size
+    return Size(entries, size, has_submodules)
 
 
-def _check_name(name: str) -> None:
+def _bytes_of(repository: pygit2.Repository, entry: pygit2.Object) -> int:
+    is_file = entry.filemode not in (FileMode.TREE, FileMode.COMMIT)
+    return repository.odb.read_header(entry.id)[1] if is_file else 0
+
+
+def check_name(name: str) -> None:
+    """Raise BadTree for a name that means something else to a file system, or to git."""
     plain = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     if plain.lower() in ("", ".", "..", ".git") or "/" in name or any(ord(char) < 32 for char in name):  # noqa: PLR2004
         raise BadTree("bad_tree", f"the tree has an entry with the forbidden name {name!r}")
@@ -120,10 +142,3 @@ def make_git(mirror: Path, destination: Path, source: pygit2.Repository) -> None
         if peeled != reference.target:
             lines.append(f"^{peeled}")
     (git / "packed-refs").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    else:
-        shutil.rmtree(path)

@@ -22,6 +22,7 @@ from pygit2.enums import CredentialType, FetchPrune
 from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git.library import PIN_REFS, mirror_name
+from reconciler.removing import remove
 from reconciler.text import is_text
 
 REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
@@ -146,7 +147,7 @@ def _repository(mirror: Path) -> pygit2.Repository:
         except pygit2.GitError:
             discard(mirror)
     fresh = mirror.with_name(f".new-{mirror.name}")
-    shutil.rmtree(fresh, ignore_errors=True)
+    remove(fresh)
     repository = pygit2.init_repository(str(fresh), bare=True)
     repository.config["core.hooksPath"] = "/dev/null"
     repository.config["gc.auto"] = 0
@@ -169,12 +170,8 @@ def is_damaged(mirror: Path) -> bool:
 
 
 def discard(mirror: Path) -> None:
-    """Remove a mirror, at once for everybody who looks: rename first."""
-    doomed = mirror.with_name(f".old-{mirror.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    if mirror.exists():
-        mirror.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+    """Remove a mirror, at once for everybody who looks."""
+    remove(mirror)
 
 
 def forget(mirror: Path) -> None:
@@ -211,13 +208,13 @@ def remove_leftovers(mirror: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def check_space(folder: Path) -> None:
-    """Raise SourceError(disk_full) where too little room is left to begin."""
+def check_space(folder: Path, needed: int = 0) -> None:
+    """Raise SourceError(disk_full) where too little room is left to begin what will write `needed` bytes."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
-        found, needed = free // 1024**2, MIN_FREE_BYTES // 1024**2
-        raise SourceError(SourceReason.DISK_FULL, f"{found} MiB are free below {folder}; {needed} MiB are needed")
+    free, least = shutil.disk_usage(folder).free, MIN_FREE_BYTES + needed
+    if free < least:
+        message = f"{free // 1024**2} MiB are free below {folder}; {least // 1024**2} MiB are needed"
+        raise SourceError(SourceReason.DISK_FULL, message)
 
 
 # libgit2 tells most failures by text alone. The first match counts; the order goes from special to general.

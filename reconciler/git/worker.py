@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import SourceError
-from reconciler.git import checkout, library, mirror, packs, pinning, submodules
+from reconciler.git import checkout, kept, library, mirror, packs, pinning, submodules
 
 MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
@@ -50,7 +50,12 @@ def _refs(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkout(request: dict[str, Any]) -> dict[str, Any]:
-    return checkout.checkout(Path(request["mirror"]), request["commit"], Path(request["destination"]))
+    where = Path(request["mirror"]), request["commit"], Path(request["destination"])
+    if request.get("kept"):
+        kept.check_out(*where, Path(request["kept"]))
+    else:
+        checkout.checkout(*where)
+    return {}
 
 
 def _submodules(request: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.model import DeployStatus, Outcome, OutcomeReason, StepResult
+from reconciler.removing import remove
 from reconciler.runner import cgroups
 from reconciler.spec import Step
 
@@ -227,9 +227,9 @@ def recover(folder: Path, deploy_id: str, patience_s: float) -> Outcome:
 
 
 def forget(folder: Path) -> None:
-    """Remove what a deploy left on disk, the checkout first; its output stays."""
-    shutil.rmtree(folder / CHECKOUT, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove what a deploy left on disk, its output apart."""
+    with suppress(OSError):
+        remove(folder)
 
 
 def kill_strays(folder: Path, deploy_id: str) -> int:

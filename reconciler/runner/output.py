@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from reconciler.removing import remove
 
 MAX_READ = 1024 * 1024
 
@@ -39,7 +41,8 @@ def read(folder: Path, offset: int) -> Piece | None:
 
 def forget(folder: Path) -> None:
     """Remove the output of a deploy."""
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        remove(folder)
 
 
 def read_all(folder: Path) -> str:

@@ -6,6 +6,7 @@ wake.sock         where local verbs wake the daemon
 ballast           space in reserve, dropped when the disk is full so that the failure can be recorded
 mirrors/          bare copies of Sources, disposable
 runs/ID/          one deploy: its job, its checkout while it runs, its result
+trees/TARGET/     the tree of a large repository between two deploys of a target, disposable
 logs/TARGET/ID/   what the steps of one deploy printed
 """
 
@@ -47,6 +48,11 @@ class StateDir:
         return self.path / "runs"
 
     @property
+    def trees(self) -> Path:
+        """The folder of kept trees."""
+        return self.path / "trees"
+
+    @property
     def logs(self) -> Path:
         """The folder of outputs."""
         return self.path / "logs"
@@ -59,7 +65,7 @@ class StateDir:
         """Make the folders; raise StateError where that is impossible."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.mirrors, self.runs, self.logs):
+            for folder in (self.mirrors, self.runs, self.trees, self.logs):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StateError(

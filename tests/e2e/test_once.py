@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.product import Product
-from support.repos import git, target, targets
+from support.repos import MAKEFILE, git, target, targets
 from support.world import World
 
 FAIL = ".PHONY: deploy\ndeploy:\n\t@echo broken; exit 3\n"
@@ -469,3 +469,19 @@ def test_init_makes_a_repository_that_works(world: World, tmp_path: Path) -> Non
     for shell in ("bash", "zsh", "fish"):
         script = subprocess.run([*run, "completion", shell], check=True, capture_output=True, text=True).stdout
         assert "_RECONCILER_COMPLETE" in script
+
+
+def test_a_large_tree_is_kept_and_clean_for_the_next_deploy(world: World) -> None:
+    messy = MAKEFILE + "\ttest ! -e junk && touch junk && echo x >> d0/f0.txt\n"
+    many: dict[str, str | None] = {f"d{number % 10}/f{number}.txt": "x\n" for number in range(1_100)}
+    first = world.app.commit({**many, "Makefile": messy})
+    world.pin(first)
+    assert world.product.once() == 0
+    tree = world.product.state / "trees" / "api" / "tree"
+    inode = (tree / "d1" / "f1.txt").stat().st_ino
+    second = world.app.release()
+    world.pin(second)
+    assert world.product.once() == 0
+    assert world.product.deployed("api") == [first, second]
+    assert (tree / "d1" / "f1.txt").stat().st_ino == inode
+    assert list((world.product.state / "runs").iterdir()) == []
