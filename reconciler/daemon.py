@@ -253,7 +253,7 @@ class Daemon:
             await self._db(self._store.save_sources, self.poller.take_dirty())
         if not self._deployer.running:
             await self._forget_revoked()
-        if now - self._last_prune > PRUNE_EVERY_S:
+        if now - self._last_prune > PRUNE_EVERY_S and self._reconciler.shown:  # before, nobody knows what is needed
             self._last_prune = now
             await self._deployer.prune()
             if not self._deployer.running:  # a checkout borrows objects from its mirror

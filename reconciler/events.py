@@ -63,6 +63,7 @@ class PollFinished:
     message: str = ""
     failures: int = 0
     next_in_s: float = 0.0
+    late_s: float = 0.0  # after it was due
 
 
 @dataclass(frozen=True, slots=True)

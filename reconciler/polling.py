@@ -56,7 +56,8 @@ class _Entry:
     known: tuple[object, Mapping[str, str]] | None = None  # the mirror, and where it has the wanted refs
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # ref to commit, and until when to look
     last_end: float = -math.inf  # of a poll, on the monotonic clock
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    is_early: bool = True  # somebody asked for the poll that is due
+    late_s: float = 0.0  # how long after its due time the last poll began
 
 
 class Poller:
@@ -73,6 +74,7 @@ class Poller:
         self._breakers: dict[str, Breaker] = {}
         self._dirty: set[str] = set()
         self._closed = False
+        self._ended = asyncio.Event()  # a poll has ended since somebody last looked
         self.generation = 0  # rises whenever the Sources are others than before
 
     @property
@@ -92,7 +94,7 @@ class Poller:
             if entry is None:
                 state = remembered.get(url) or SourceState(url=url, interval_s=wanted.interval_s)
                 entry = self._entries[url] = _Entry(wanted, state, due=None)
-                entry.idle.set()
+                entry.is_early = False
                 self.generation += 1
             asked_before = entry.missing
             if wanted.pins != entry.needs.pins or entry.due is None:
@@ -168,7 +170,6 @@ class Poller:
                 wall = datetime.now(UTC) + timedelta(seconds=entry.due - now)
                 entry.state = replace(entry.state, next_poll=wall)
                 return
-            entry.idle.clear()
             entry.task = asyncio.create_task(self._run(url, entry), name=f"poll {url}")
 
     async def settle(self, url_filter: Iterable[str] | None = None) -> None:
@@ -176,8 +177,9 @@ class Poller:
         urls_to_wait = list(self._entries if url_filter is None else url_filter)
         self.tick()
         for url in urls_to_wait:
-            if url in self._entries:
-                await self._entries[url].idle.wait()
+            while (entry := self._entries.get(url)) is not None and (entry.task is not None or entry.is_early):
+                self._ended.clear()
+                await self._ended.wait()
 
     async def close(self) -> None:
         """End all polls, and begin no more."""
@@ -192,7 +194,7 @@ class Poller:
     # --- one poll -----------------------------------------------------------------------------------------
 
     def _rest(self, entry: _Entry) -> None:
-        entry.due = None
+        entry.due, entry.is_early = None, False
         if entry.state.next_poll is not None or entry.state.failures:
             # Nothing is asked of it any more, so nothing is wrong with it.
             entry.state = replace(entry.state, next_poll=None, failures=0, reason=None, message="", revoked_since=None)
@@ -207,7 +209,7 @@ class Poller:
         if entry.due is None or max(now, after) < entry.due:
             entry.due, entry.trigger = max(now, after), trigger
             self._look_in(entry, entry.due - now)
-        entry.idle.clear()
+        entry.is_early = True
 
     def _look_in(self, entry: _Entry, delay_s: float) -> None:
         """Start a poll in the loop's next turn, or `delay_s` seconds later, if it is then due; not at the next tick."""
@@ -229,6 +231,7 @@ class Poller:
         try:
             async with host_slots, self._slots:
                 began = time.monotonic()
+                entry.late_s = max(0.0, began - entry.due) if entry.due is not None else 0.0
                 failure: SourceError | None = None
                 changed = False
                 try:
@@ -245,8 +248,7 @@ class Poller:
             again, entry.again = entry.again, None
             if again is not None and self._entries.get(url) is entry:
                 self._make_due(entry, again, after=entry.last_end + HOOK_GAP_S if again == "webhook" else -math.inf)
-            else:
-                entry.idle.set()
+            self._ended.set()
         if changed or failure is not None or was_failing:
             self._changed(url)
 
@@ -332,6 +334,7 @@ class Poller:
             breaker.failed(failure.reason, failure.retry_after_s, time.monotonic(), chance)
         idle = failure is None and not entry.needs.refs
         entry.due = None if idle else time.monotonic() + delay
+        entry.is_early = False
         entry.trigger = self._look_again(entry)
         entry.state = replace(
             entry.state,
@@ -355,6 +358,7 @@ class Poller:
                 failure.message if failure else "",
                 failures,
                 delay,
+                entry.late_s,
             )
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from reconciler.config.settings import ConfigRepo
@@ -41,10 +42,16 @@ def needs(targets: Iterable[Target], config_repo: ConfigRepo | None) -> dict[str
         before = found.get(target.source, Needs(target.interval_s))
         found[target.source] = Needs(
             min(before.interval_s, target.interval_s),
-            before.refs | wanted_refs(target),
+            _shared(before.refs | wanted_refs(target)),
             before.pins | ({target.commit} if target.commit else set()),
         )
     return found
+
+
+@lru_cache(maxsize=1_024)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """Return one object for equal sets: thousands of Sources may ask for the same branch."""
+    return names
 
 
 def wanted_refs(target: Target) -> frozenset[str]:

@@ -154,7 +154,8 @@ async def _given(value: T) -> T:
 
 
 def _both(body: bytes) -> tuple[dict[str, str], dict[str, str]]:
-    return pktline.refs(body, peel=True), pktline.refs(body, peel=False)
+    peeled = pktline.refs(body, peel=True)
+    return peeled, pktline.refs(body, peel=False) if b" peeled:" in body else peeled
 
 
 def _wanted(found: dict[str, str], wanted: Sequence[str]) -> dict[str, str]:

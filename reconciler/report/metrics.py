@@ -37,6 +37,7 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _DEPLOY_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600)
 _QUEUE_BUCKETS = (0.05, 0.5, 1, 5, 15, 30, 60, 300, 900, 1_800)
 _GIT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LATENESS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 15, 60)
 _LEAD_BUCKETS = (
     _MINUTE,
     5 * _MINUTE,
@@ -84,6 +85,12 @@ class Metrics:
         self._snapshot = snapshot
         self.polls = Counter("reconciler_polls", "Polls of a Source.", ["repo", "result"], registry=registry)
         self.triggers = Counter("reconciler_poll_triggers", "What caused polls.", ["trigger"], registry=registry)
+        self.lateness = Histogram(
+            "reconciler_poll_lateness_seconds",
+            "Time from when a poll was due to when it began.",
+            buckets=_LATENESS_BUCKETS,
+            registry=registry,
+        )
         self.deploys = Counter("reconciler_deploys", "Deploys that ended.", ["target", "result"], registry=registry)
         self.retries = Counter("reconciler_deploy_retries", "Deploys that were retries.", ["target"], registry=registry)
         self.rollbacks = Counter("reconciler_rollbacks", "Deploys that were rollbacks.", ["target"], registry=registry)
@@ -190,6 +197,7 @@ class Metrics:
             case PollFinished():
                 self.polls.labels(event.url, event.result).inc()
                 self.triggers.labels(event.trigger).inc()
+                self.lateness.observe(event.late_s)
             case GitOperation(operation, duration_s):
                 self.git.labels(operation).observe(duration_s)
             case Warned(name) if name in _WARNINGS:

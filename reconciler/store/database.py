@@ -57,6 +57,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._queries = _queries()
+        self._specs = rows.Specs()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -134,7 +135,7 @@ class Store:
 
     def entries(self) -> dict[str, KnownEntry]:
         """Return every known entry by name."""
-        return {row["name"]: rows.entry(row) for row in self._run("entries")}
+        return {row["name"]: rows.entry(row, self._specs) for row in self._run("entries")}
 
     def save_catalogue(self, catalogue: Catalogue, commit: str, now: datetime) -> None:
         """Make a catalogue the one in force."""
@@ -143,11 +144,15 @@ class Store:
             for name, entry in catalogue.entries.items():
                 self._run("declare_target", name=name)
                 if known.get(name) != entry:
-                    self._run("save_entry", **rows.entry_values(entry))
+                    values = rows.entry_values(entry)
+                    self._run("save_entry", **values)
+                    if entry.target is not None:
+                        self._specs.keep(entry.target, values["spec"])
             for name in known.keys() - catalogue.entries.keys():
                 self._run("forget_entry", name=name)
             lines = json.dumps([str(problem) for problem in catalogue.problems])
             self._run("save_config_head", commit_id=commit, loaded_at=rows.to_text(now), problems=lines)
+        self._specs.keep_only(catalogue.entries)
 
     def reject_config(self, message: str, now: datetime) -> None:
         """Remember why the config branch's commit is not in force; the last good one stays."""
@@ -165,11 +170,7 @@ class Store:
         """Write what polls found out, and forget Sources that no target names."""
         with self._transaction():
             for record in records:
-                values = {
-                    key: rows.to_text(value) if isinstance(value, datetime) else value
-                    for key, value in asdict(record).items()
-                }
-                self._run("save_source", **values)
+                self._run("save_source", **rows.source_values(record))
             for url in forget:
                 self._run("forget_source", url=url)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from reconciler.config.catalogue import KnownEntry
@@ -60,16 +60,40 @@ def _version(commit: str | None, digest: str | None) -> Version | None:
     return Version(commit, digest or "") if commit else None
 
 
-@lru_cache(maxsize=20_000)  # every pass reads every target, and hardly one has changed
 def spec(name: str, text: str) -> Target:
-    """Return a stored target; it is frozen, so all who ask may have the same one."""
+    """Return a stored target."""
     return Target.model_validate({**json.loads(text), "name": name})
 
 
-def entry(row: Row) -> KnownEntry:
+class Specs:
+    """The targets in force: every pass reads all of them, and hardly one has changed. They are frozen, so shared."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[bytes, Target]] = {}
+
+    def keep(self, target: Target, text: str) -> Target:
+        """Note which target a text means."""
+        self._known[target.name] = _digest(text), target
+        return target
+
+    def get(self, name: str, text: str) -> Target:
+        """Return the target of a name and a text."""
+        digest, target = self._known.get(name, (b"", None))
+        return target if target is not None and digest == _digest(text) else self.keep(spec(name, text), text)
+
+    def keep_only(self, names: Container[str]) -> None:
+        """Forget all others."""
+        self._known = {name: known for name, known in self._known.items() if name in names}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def entry(row: Row, specs: Specs) -> KnownEntry:
     """Return a row of `entries`."""
     place = Place(row["file"], row["line"], row["col"])
-    target = spec(row["name"], row["spec"]) if row["spec"] else None
+    target = specs.get(row["name"], row["spec"]) if row["spec"] else None
     problems = tuple(json.loads(row["problems"]))
     return KnownEntry(row["name"], place, target, row["config_commit"], problems, row["vanished_in"])
 
@@ -86,6 +110,13 @@ def entry_values(known: KnownEntry) -> dict[str, Any]:
         "problems": json.dumps(known.problems),
         "vanished_in": known.vanished_in,
     }
+
+
+def source_values(state: SourceState) -> dict[str, Any]:
+    """Return the state of a Source as the values of a row."""
+    values: dict[str, Any] = {name: getattr(state, name) for name in ("url", "interval_s", "failures", "reason")}
+    times = ("last_poll", "last_good_poll", "next_poll", "revoked_since")
+    return values | {"message": state.message} | {name: to_text(getattr(state, name)) for name in times}
 
 
 def source(row: Row) -> SourceState:
