@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("polls", "webhooks", "scrape")
+NAMES = ("polls", "sources", "deploys", "checkouts", "webhooks", "scrape")
 
 if __name__ == "__main__":
     wanted, sys.argv[1:] = sys.argv[1:] or list(NAMES), []

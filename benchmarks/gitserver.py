@@ -1,12 +1,13 @@
 """A git server for benchmarks, in a process of its own: `git http-backend` behind kept connections; counts bytes.
 
-python -m benchmarks.gitserver FOLDER PORT
+python -m benchmarks.gitserver FOLDER PORT [CERTIFICATE KEY]
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 
 from aiohttp import web
@@ -53,4 +54,8 @@ if __name__ == "__main__":
     app = web.Application(client_max_size=1 << 30, handler_args={"auto_decompress": False})
     app.router.add_get("/count", count)
     app.router.add_route("*", "/{path:.*}", git)
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), access_log=None, print=None)
+    context = None
+    if len(sys.argv) > 3:  # noqa: PLR2004 - with a certificate
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(sys.argv[3], sys.argv[4])
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), access_log=None, print=None, ssl_context=context)

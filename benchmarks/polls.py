@@ -2,13 +2,16 @@
 
     python -m benchmarks.polls
 
-Against a real `git http-backend`, with few refs and with many. Only the client's processor time counts.
+Against a real `git http-backend`, over http and https, with few refs and with many. Only the client's processor time
+counts. Over https all trust the same file: the machine's authorities and the server's own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.webhooks import free_port, server
+from reconciler.config.settings import Credential
 from reconciler.git.credentials import Credentials
 from reconciler.git.refs import Refs
 
-POLLS, AT_ONCE, COMMANDS = 400, 8, 20
+POLLS, AT_ONCE, COMMANDS = 640, 16, 20
 SIZES = (10, 50_000)
 
 
@@ -46,8 +50,21 @@ def make(folder: Path, refs: int) -> None:
 
 def carried(base: str) -> int:
     """Return how many bytes of bodies the server has carried."""
-    with urllib.request.urlopen(f"{base}/count", timeout=10) as answer:  # noqa: S310 - our own server
+    lax = ssl._create_unverified_context()  # noqa: S323, SLF001 - our own server, and nothing but a number
+    with urllib.request.urlopen(f"{base}/count", timeout=10, context=lax) as answer:  # noqa: S310 - the same
         return int(answer.read())
+
+
+def certificate(folder: Path) -> tuple[Path, Path, Path]:
+    """Return a certificate for this machine, its key, and a file of authorities that trusts it."""
+    cert, key, bundle = folder / "cert.pem", folder / "key.pem", folder / "bundle.pem"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
+    subprocess.run([*command, "-out", str(cert), "-keyout", str(key)], check=True, capture_output=True)
+    known = Path(ssl.get_default_verify_paths().openssl_cafile)
+    machine = known if known.exists() else Path("/etc/ssl/certs/ca-certificates.crt")
+    bundle.write_bytes((machine.read_bytes() if machine.exists() else b"") + b"\n" + cert.read_bytes())
+    return cert, key, bundle
 
 
 def processor_s(who: int) -> float:
@@ -56,13 +73,14 @@ def processor_s(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def ours(base: str, folder: Path, url: str) -> Cost:
+async def ours(base: str, folder: Path, url: str, bundle: Path) -> Cost:
     """Poll as the daemon does: what is due in one tick together, at most AT_ONCE of one host."""
 
     async def nobody(*_: Any) -> Any:
         raise AssertionError("nothing is asked of a worker here")
 
-    refs = Refs(Credentials([]), folder, 30.0, nobody, nobody)
+    credentials = Credentials([Credential(url=base, username="any", ca_file=str(bundle))])
+    refs = Refs(credentials, folder, 30.0, nobody, nobody)
     poll: Callable[[], Awaitable[object]] = lambda: refs.poll(url, ["refs/heads/main"])  # noqa: E731 - said once
     await asyncio.gather(*(poll() for _ in range(AT_ONCE)))
     bytes_before, before = carried(base), processor_s(resource.RUSAGE_SELF)
@@ -73,11 +91,12 @@ async def ours(base: str, folder: Path, url: str) -> Cost:
     return Cost(1000 * cpu / POLLS, (carried(base) - bytes_before) / POLLS)
 
 
-def git(base: str, folder: Path, *command: str) -> Cost:
+def git(base: str, folder: Path, bundle: Path, *command: str) -> Cost:
     """Poll with git, as a script would."""
     bytes_before, before = carried(base), processor_s(resource.RUSAGE_CHILDREN)
     for _ in range(COMMANDS):
-        subprocess.run(["git", *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        env = {**os.environ, "GIT_SSL_CAINFO": str(bundle)}
+        subprocess.run(["git", *command], cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
     cpu = processor_s(resource.RUSAGE_CHILDREN) - before
     return Cost(1000 * cpu / COMMANDS, (carried(base) - bytes_before) / COMMANDS)
 
@@ -88,24 +107,33 @@ def show(name: str, cost: Cost, mine: Cost) -> None:
     print(f"  {name:<14} {cost.cpu_ms:8.2f} ms of processor {cost.body_bytes:10.0f} bytes{ratio}")
 
 
+def compare(scheme: str, size: int) -> None:
+    """Measure the three clients one after the other, and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        make(folder / "git" / "app", size)
+        cert, key, bundle = certificate(folder)
+        base = f"{scheme}://127.0.0.1:{port}"
+        url = f"{base}/app/.git"
+        secure = [str(cert), str(key)] if scheme == "https" else []
+        command = [sys.executable, "-m", "benchmarks.gitserver", str(folder / "git"), str(port), *secure]
+        with server(command, port, 0):
+            mine = asyncio.run(ours(base, folder, url, bundle))
+            trusting = {**os.environ, "GIT_SSL_CAINFO": str(bundle)}
+            subprocess.run(["git", "clone", "-q", url, "clone"], cwd=folder, env=trusting, check=True)
+            asked = git(base, folder, bundle, "ls-remote", "-q", url, "refs/heads/main")
+            fetched = git(base, folder / "clone", bundle, "fetch", "-q")
+    print(f"an unchanged poll over {scheme}, {size} refs")
+    show("reconciler", mine, mine)
+    show("git ls-remote", asked, mine)
+    show("git fetch", fetched, mine)
+
+
 def main() -> None:
     """Measure and print."""
-    for size in SIZES:
-        with tempfile.TemporaryDirectory() as name:
-            folder, port = Path(name), free_port()
-            make(folder / "git" / "app", size)
-            base = f"http://127.0.0.1:{port}"
-            url = f"{base}/app/.git"
-            command = [sys.executable, "-m", "benchmarks.gitserver", str(folder / "git"), str(port)]
-            with server(command, port, 0):
-                mine = asyncio.run(ours(base, folder, url))
-                subprocess.run(["git", "clone", "-q", url, "clone"], cwd=folder, check=True)
-                asked = git(base, folder, "ls-remote", "-q", url, "refs/heads/main")
-                fetched = git(base, folder / "clone", "fetch", "-q")
-        print(f"an unchanged poll over http, {size} refs")
-        show("reconciler", mine, mine)
-        show("git ls-remote", asked, mine)
-        show("git fetch", fetched, mine)
+    for scheme in ("http", "https"):
+        for size in SIZES:
+            compare(scheme, size)
 
 
 if __name__ == "__main__":

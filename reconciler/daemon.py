@@ -25,8 +25,7 @@ from reconciler.events import DaemonStarted, DaemonStopping, Event, Listener, Pa
 from reconciler.gathering import in_force
 from reconciler.git.asking import Asking
 from reconciler.git.credentials import Credentials
-from reconciler.git.library import mirror_name, prepare
-from reconciler.git.mirror import forget, remove_unneeded
+from reconciler.git.library import prepare
 from reconciler.git.refs import Refs
 from reconciler.hooking import Hooks
 from reconciler.notifying import Notifier
@@ -43,15 +42,15 @@ from reconciler.snapshot import Snapshot
 from reconciler.store import StateDir, Store
 from reconciler.threads import Thread
 from reconciler.ticking import Ticker
-from reconciler.trees import Trees
+from reconciler.tidying import Tidier
 from reconciler.trusting import Trust
 from reconciler.vault import Vault
 from reconciler.writing import Writer
 
-PRUNE_EVERY_S = 3_600.0
 SAVE_SOURCES_EVERY_S = 30.0  # unchanged polls are written together: a restart may forget so much of them
 MAX_PASS_BACKOFF_S = 15.0
-GIT_WORKERS = 4
+LOCAL_WORKERS = 4
+NETWORK_WORKERS = 8  # processes of their own, so that servers that hang hold no checkout up
 LOOK_AT_SECRETS_S = 10.0
 
 
@@ -93,10 +92,11 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._ticker = Ticker(self._tick, self._reporter)
-        self._last_prune = -PRUNE_EVERY_S  # at the first tick
         self._last_save = clock.monotonic()
         self._problem: str | None = None  # why passes fail
-        self._workers = WorkerPool("reconciler.git.worker", [str(settings.git_timeout_s)], GIT_WORKERS)
+        module, arguments = "reconciler.git.worker", [str(settings.git_timeout_s)]
+        self._workers = WorkerPool(module, arguments, LOCAL_WORKERS)
+        self._network_workers = WorkerPool(module, arguments, NETWORK_WORKERS)
         self._supervisors = Supervisors(partial(cgroups.make, self._state.runs))
         doors = Doors(
             settings=settings,
@@ -104,7 +104,7 @@ class Daemon:
             store=self._store,
             db=self._db,
             git=self._git,
-            ask=Asking(self._workers.ask, WorkerFailed),
+            ask=Asking(self._workers.ask, self._network_workers.ask, WorkerFailed),
             credentials=Credentials(settings.credentials),
             listener=self._reporter,
             supervisors=self._supervisors,
@@ -113,8 +113,8 @@ class Daemon:
         )
         self._refs = Refs(doors.credentials, self._state.mirrors, settings.git_timeout_s, doors.ask, self._git)
         self.poller = Poller(doors, self._refs, lambda _url: self._wake.set())
-        self._trees = Trees(doors)
         self._deployer = Deployer(doors, self._wake.set, self.poller.repair)
+        self._tidier = Tidier(doors, self.poller, self._deployer.prune, self._wake.set)
         self._observer = Observer(doors, self._wake.set)
         self._writer = Writer(doors, lambda: self.poller.poke(self._config_url, "config"))
         self._reconciler = Reconciler(doors, self.poller, self._deployer, self._writer)
@@ -251,25 +251,8 @@ class Daemon:
         if now - self._last_save > SAVE_SOURCES_EVERY_S:
             self._last_save = now
             await self._db(self._store.save_sources, self.poller.take_dirty())
-        if not self._deployer.running:
-            await self._forget_revoked()
-        if now - self._last_prune > PRUNE_EVERY_S and self._reconciler.shown:  # before, nobody knows what is needed
-            self._last_prune = now
-            await self._deployer.prune()
-            if not self._deployer.running:  # a checkout borrows objects from its mirror
-                await asyncio.to_thread(remove_unneeded, self._state.mirrors, self.poller.states)
-                await self._trees.keep_only(in_force(snapshot.entries))
-
-    async def _forget_revoked(self) -> None:
-        """Remove what we hold of repositories that we may not read any more; history and what is deployed stay."""
-        for url in self.poller.forgotten(clock.now(), self._settings.forget_after_s):
-            mirror = self._state.mirrors / mirror_name(url)
-            if mirror.exists():
-                await asyncio.to_thread(forget, mirror)
-                targets = in_force(self._reconciler.snapshot.entries)
-                await self._trees.keep_only(name for name, target in targets.items() if target.source != url)
-                self._reporter.hear(Warned("source.forgotten", f"{url}: access was refused for too long"))
-                self._wake.set()
+        if self._reconciler.shown:  # before, nobody knows what is needed
+            self._tidier.look(snapshot, busy=bool(self._deployer.running))
 
     async def _passes(self) -> None:
         """Pass after pass: on every wake-up, and when a decision changes by itself."""
@@ -298,10 +281,12 @@ class Daemon:
 
     async def _close(self) -> None:
         await self.poller.close()
+        await self._tidier.close()
         await self._observer.close()
         await self._writer.close()
         await self._refs.close()
         await self._workers.close()
+        await self._network_workers.close()
         await self._supervisors.close()
         await self._serving.stop()
         with suppress(*self._store.errors):

@@ -8,12 +8,13 @@ processes.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler import clock, resolving
+from reconciler import clock, resolving, urls
 from reconciler.doors import Doors
 from reconciler.events import GitOperation
 from reconciler.git import objects
@@ -21,6 +22,7 @@ from reconciler.git.library import mirror_name
 from reconciler.git.refs import Refs
 from reconciler.resolving import Needs
 
+MAX_PER_HOST = 4  # whole fetches at once, half of what is possible: one host cannot hold all
 MAX_HAVES = 32  # commits that a server is told of; with the right one of them it sends only what is new
 
 
@@ -30,6 +32,7 @@ class Fetcher:
     def __init__(self, doors: Doors, refs: Refs) -> None:
         self._doors = doors
         self._refs = refs
+        self._hosts: dict[str, asyncio.Semaphore] = {}
 
     async def fetch(
         self, url: str, needs: Needs, found: Mapping[str, str], tags: dict[str, str] | None
@@ -79,7 +82,8 @@ class Fetcher:
             "pins": sorted(needs.pins),
             "login": login.as_message() if login else None,
         }
-        answer = await doors.ask(request, doors.settings.git_timeout_s)
+        async with self._hosts.setdefault(urls.parse(url).host, asyncio.Semaphore(MAX_PER_HOST)):
+            answer = await doors.ask(request, doors.settings.git_timeout_s)
         return frozenset(answer["missing"])
 
 

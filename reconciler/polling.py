@@ -34,7 +34,7 @@ from reconciler.text import short
 REVOKED = frozenset({SourceReason.AUTHENTICATION_FAILED, SourceReason.FORBIDDEN, SourceReason.NOT_FOUND})
 EXPECTANT = ("webhook", "api")  # triggers of polls that will probably find something new
 MAX_POLLS = 64  # at once
-MAX_POLLS_PER_HOST = 8  # so that one dead host cannot hold all of them
+MAX_POLLS_PER_HOST = 16  # so that one dead host cannot hold all of them
 HOOK_GAP_S = 1.0  # between polls of one Source that webhooks ask for, however many come
 VISIBLE_WITHIN_S = 30.0  # a forge may announce a commit before its own servers show it
 LOOK_AGAIN_S = 1.0

@@ -11,18 +11,25 @@ from reconciler.git.checkout import BadTree
 RawAsk = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
 
 
-class Asking:
-    """Wraps a pool's `ask`; `died` is the pool's exception, with `late` telling a deadline from a crash."""
+NETWORK = frozenset({"fetch", "refs", "pin"})  # operations that wait for a server
 
-    def __init__(self, ask: RawAsk, died: type[Exception]) -> None:
-        self._ask = ask
+
+class Asking:
+    """Wraps the `ask` of two pools: of what works here, and of what waits for servers.
+
+    `died` is the pools' exception, with `late` telling a deadline from a crash.
+    """
+
+    def __init__(self, here: RawAsk, network: RawAsk, died: type[Exception]) -> None:
+        self._here = here
+        self._network = network
         self._died = died
 
     async def __call__(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Return a good answer. Raises SourceError or BadTree."""
         what = request.get("url") or request.get("commit") or request["op"]
         try:
-            answer = await self._ask(request, timeout_s)
+            answer = await (self._network if request["op"] in NETWORK else self._here)(request, timeout_s)
         except self._died as error:
             reason = SourceReason.TIMEOUT if getattr(error, "late", False) else SourceReason.PROTOCOL_ERROR
             raise SourceError(reason, f"{request['op']} of {what}: {error}") from error

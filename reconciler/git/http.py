@@ -112,7 +112,7 @@ class GitHttp:
             headers = {**headers, "Authorization": "Basic " + base64.b64encode(pair).decode()}
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                timeout=aiohttp.ClientTimeout(total=None),  # who asks has a deadline
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, limit_per_host=MAX_CONNECTIONS_PER_HOST),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

@@ -29,17 +29,24 @@ REFSPECS = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
 SCRATCH = "scratch.git"  # an empty repository, to ask servers from
 KEPT = "reconciler-kept"  # in the mirror of a submodule: when it was last used
 UNUSED_S = 86_400.0
+MAX_PACKS = 32
+MAX_LOOSE = 4_000
+MAX_PACK_BYTES = 16 * 1024**3
+LOOK_EVERY_BYTES = 16 * 1024**2
 MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
 class Callbacks(pygit2.RemoteCallbacks):
     """Answers libgit2's questions; a wrong credential is offered once, and only below its prefix."""
 
-    def __init__(self, url: str, login: dict[str, Any] | None) -> None:
+    def __init__(self, url: str, login: dict[str, Any] | None, folder: Path | None = None) -> None:
+        """`folder` is where a pack is written to, if one is."""
         super().__init__()
         self._url = url
         self._login = login
         self._asked = False
+        self._folder = folder
+        self._look_at = LOOK_EVERY_BYTES
 
     def credentials(self, url: str, username_from_url: str | None, allowed_types: CredentialType) -> Any:
         """Return the credential for `url`, once."""
@@ -59,6 +66,14 @@ class Callbacks(pygit2.RemoteCallbacks):
             user = username_from_url or login["username"] or "git"
             return pygit2.Keypair(user, None, login["ssh_key_file"], "")
         raise SourceError(refused, f"{self._url} takes no credential of the kind that the settings have for it")
+
+    def transfer_progress(self, stats: Any) -> None:
+        """Stop what is too large before it fills the disk."""
+        if stats.received_bytes > MAX_PACK_BYTES:
+            raise SourceError(SourceReason.TOO_LARGE, f"{self._url} sends more than {MAX_PACK_BYTES // 1024**2} MiB")
+        if self._folder is not None and stats.received_bytes > self._look_at:
+            self._look_at = stats.received_bytes + LOOK_EVERY_BYTES
+            check_space(self._folder)
 
     def certificate_check(self, certificate: None, valid: bool, host: bytes) -> bool:  # noqa: ARG002 - pygit2's
         """Return whether libgit2 trusts the certificate or host key, and it is that of the Source's own host.
@@ -117,7 +132,7 @@ def _fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | 
     repository = _repository(mirror)
     remote = repository.remotes.create_anonymous(url)
     proxy = login["proxy"] if login else None
-    callbacks = Callbacks(url, login)
+    callbacks = Callbacks(url, login, mirror)
     calling(url, lambda: remote.fetch(REFSPECS, callbacks=callbacks, prune=FetchPrune.PRUNE, proxy=proxy))
     missing = [pin for pin in pins if not hold(repository, pin)]
     if missing:
@@ -167,6 +182,53 @@ def is_damaged(mirror: Path) -> bool:
     except (pygit2.GitError, KeyError, ValueError):
         return True
     return False
+
+
+def is_scattered(mirror: Path) -> bool:
+    """Whether a mirror has so many packs or loose objects that it should be collected. Costs two looks."""
+    objects = mirror / "objects"
+    try:
+        packs = sum(1 for path in (objects / "pack").iterdir() if path.suffix == ".pack")
+        sample = objects / "17"  # ids are spread evenly; git estimates so, too
+        loose = 256 * len(list(sample.iterdir())) if sample.exists() else 0
+    except OSError:
+        return False
+    return packs > MAX_PACKS or loose > MAX_LOOSE
+
+
+def collect(mirror: Path, commits: Iterable[str]) -> None:
+    """Pack what refs and `commits` lead to into one pack, and drop everything else.
+
+    What is needed is in its new place before anything goes, so who reads meanwhile finds it. Raises SourceError.
+    """
+    with locked(mirror):
+        remove_leftovers(mirror)
+        fresh = mirror.with_name(f".collected-{mirror.name}")
+        remove(fresh)
+        repository = pygit2.Repository(str(mirror))
+        kept = {commit for commit in commits if hold(repository, commit)}
+        names = [name for name in repository.references if is_text(name)]
+        for name in names:  # first: libgit2 sends what all refs of a local repository lead to, whatever is asked for
+            if name.startswith(PIN_REFS) and name[len(PIN_REFS) :] not in kept:
+                repository.references.delete(name)
+        wanted = {name: repository.references[name].target for name in names if name in repository.references}
+        size = sum(path.stat().st_size for path in (mirror / "objects").rglob("*") if path.is_file())
+        check_space(mirror.parent, size)
+        copy = pygit2.init_repository(str(fresh), bare=True)
+        remote = copy.remotes.create_anonymous(str(mirror))
+        calling(str(mirror), lambda: remote.fetch([f"+{name}:{name}" for name in wanted]))
+        if any(copy.references[name].target != target for name, target in wanted.items()):
+            raise SourceError(SourceReason.CORRUPT, f"{mirror.name} cannot be collected: refs are missing afterwards")
+        old = [path for path in (mirror / "objects").rglob("*") if path.is_file()]
+        (mirror / "objects" / "pack").mkdir(exist_ok=True)
+        packs = sorted((fresh / "objects" / "pack").iterdir(), reverse=True)  # each .pack comes before its .idx
+        for pack in packs:
+            pack.rename(mirror / "objects" / "pack" / pack.name)
+        new = {pack.name for pack in packs}
+        for path in old if new else ():
+            if path.name not in new:
+                path.unlink(missing_ok=True)
+        remove(fresh)
 
 
 def discard(mirror: Path) -> None:

@@ -58,6 +58,11 @@ def _checkout(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _collect(request: dict[str, Any]) -> dict[str, Any]:
+    mirror.collect(Path(request["mirror"]), request["commits"])
+    return {}
+
+
 def _submodules(request: dict[str, Any]) -> dict[str, Any]:
     allowed = {"allow_local": request["allow_local"], "allow_http": request["allow_http"]}
     return {"found": submodules.find(Path(request["mirror"]), request["commit"], request["url"], **allowed)}
@@ -81,6 +86,7 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "unpack": _unpack,
     "refs": _refs,
     "checkout": _checkout,
+    "collect": _collect,
     "submodules": _submodules,
     "pin": _pin,
     "ping": lambda _: {"pong": True},

@@ -63,6 +63,7 @@ _WARNINGS = (
     "api.token_unreadable",
     "settings.file_unreadable",
     "source.forgotten",
+    "tidying.failed",
     "pin.not_written",
 )
 _HOOK_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1)

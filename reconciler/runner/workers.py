@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+KEPT_IDLE = 2  # workers that wait for work; what a rush took beyond them is given back
 MAX_REQUESTS = 500  # a worker is replaced after so many, so that no leak grows
 
 
@@ -76,7 +77,8 @@ class WorkerPool:
             except BaseException:
                 await self._discard(worker)
                 raise
-            if worker.requests >= MAX_REQUESTS or answer.get("retire") or worker not in self._all:
+            tired = worker.requests >= MAX_REQUESTS or len(self._idle) >= KEPT_IDLE
+            if tired or answer.get("retire") or worker not in self._all:
                 await self._discard(worker)
             else:
                 self._idle.append(worker)

@@ -379,6 +379,10 @@ class Store:
         """Return how many deploys of each target have each status: what counters begin with."""
         return {(row["target"], row["status"]): row["count"] for row in self._run("outcomes")}
 
+    def commits(self) -> set[str]:
+        """Return every commit that is wanted or that history tells of: what a rollback may ask for."""
+        return {row["commit_id"] for row in self._run("commits")}
+
     def prune(self, keep: int, before: datetime) -> list[str]:
         """Forget deploys beyond the newest `keep` of a target, or that ended before `before`; return their ids.
 

@@ -62,7 +62,7 @@ def poll(
             return await asyncio.to_thread(handle, request)
 
         refs = Refs(
-            Credentials(credentials or []), tmp_path / "mirrors", TIMEOUT_S, Asking(ask, WorkerFailed), in_place
+            Credentials(credentials or []), tmp_path / "mirrors", TIMEOUT_S, Asking(ask, ask, WorkerFailed), in_place
         )
         try:
             found: dict[str, str] = {}
@@ -113,7 +113,7 @@ def test_a_local_poll(tmp_path: Path, repo: Repo) -> None:
 
 def test_an_empty_answer_is_not_a_deleted_branch(tmp_path: Path, server: GitServer) -> None:
     async def go() -> None:
-        refs = Refs(Credentials([]), tmp_path, TIMEOUT_S, Asking(none_asked, WorkerFailed), in_place)
+        refs = Refs(Credentials([]), tmp_path, TIMEOUT_S, Asking(none_asked, none_asked, WorkerFailed), in_place)
         url = f"{server.url}/app/.git"
         await refs.poll(url, ["refs/heads/main"])
         server.answer = ("200 OK", [], b"")
@@ -329,6 +329,41 @@ def test_only_the_mirrors_of_needed_sources_stay(repo: Repo, tmp_path: Path) -> 
 def test_a_full_disk_is_said_before_it_is_full(repo: Repo, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "MIN_FREE_BYTES", 1 << 60)
     error = failing(lambda: mirror.fetch(repo.url, bare, [], None))
+    assert error.reason is SourceReason.DISK_FULL
+
+
+def test_a_pack_that_is_too_large_ends_while_it_comes(
+    repo: Repo, server: GitServer, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repo.path / "big.bin").write_bytes(os.urandom(500_000))
+    repo.commit({})
+    monkeypatch.setattr(mirror, "MAX_PACK_BYTES", 100_000)
+    error = failing(lambda: mirror.fetch(f"{server.url}/app/.git", bare, [], None))
+    assert error.reason is SourceReason.TOO_LARGE
+    monkeypatch.undo()
+    assert mirror.fetch(f"{server.url}/app/.git", bare, [repo.head], None) == {"missing": []}
+    assert not list(bare.glob("objects/pack/pack_git2_*"))
+
+
+def test_a_disk_that_fills_up_ends_a_fetch_before_it_is_full(
+    repo: Repo, server: GitServer, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repo.path / "big.bin").write_bytes(os.urandom(500_000))
+    repo.commit({})
+    mirror.fetch(repo.url, bare, [], None)
+    repo.commit({"more.bin": "x"})
+    (repo.path / "more.bin").write_bytes(os.urandom(500_000))
+    repo.commit({})
+    monkeypatch.setattr(mirror, "LOOK_EVERY_BYTES", 1_000)
+    real = mirror.check_space
+    looks: list[Path] = []
+
+    def once(folder: Path, needed: int = 0) -> None:
+        looks.append(folder)
+        real(folder, needed if len(looks) == 1 else 1 << 60)
+
+    monkeypatch.setattr(mirror, "check_space", once)
+    error = failing(lambda: mirror.fetch(f"{server.url}/app/.git", bare, [], None))
     assert error.reason is SourceReason.DISK_FULL
 
 
@@ -552,7 +587,7 @@ def test_what_is_not_version_2(body: bytes) -> None:
 def test_a_worker_answers_and_dies_of_its_deadline(tmp_path: Path, repo: Repo) -> None:
     async def go() -> None:
         pool = WorkerPool("reconciler.git.worker", ["5"], 1)
-        ask = Asking(pool.ask, WorkerFailed)
+        ask = Asking(pool.ask, pool.ask, WorkerFailed)
         request = {
             "op": "fetch",
             "url": repo.url,
@@ -586,3 +621,69 @@ def test_a_worker_that_is_killed_is_replaced() -> None:
         await pool.close()
 
     asyncio.run(go())
+
+
+# --- collecting -------------------------------------------------------------------------------------------
+
+
+def packs_of(bare: Path) -> list[Path]:
+    return list((bare / "objects" / "pack").glob("*.pack"))
+
+
+def loose_of(bare: Path) -> int:
+    return int(git(bare, "count-objects").split()[0])
+
+
+def test_a_scattered_mirror_becomes_one_pack_without_what_nothing_leads_to(repo: Repo, bare: Path) -> None:
+    # one --- two --- ... --- n (main);  one --- lost (pinned once);  one --- rolled (of the history)
+    one = repo.head
+    git(repo.path, "tag", "-a", "v1", "-m", "v1")
+    lost = repo.commit({"lost.txt": "lost\n" * 1000})
+    mirror.fetch(repo.url, bare, [lost], None)
+    repo.reset(one)
+    rolled = repo.commit({"rolled.txt": "rolled"})
+    mirror.fetch(repo.url, bare, [rolled], None)
+    repo.reset(one)
+    for _ in range(mirror.MAX_PACKS):
+        repo.commit()
+        mirror.fetch(repo.url, bare, [], None)
+    assert mirror.is_scattered(bare)
+    before = git(bare, "for-each-ref").splitlines()
+
+    mirror.collect(bare, [rolled, MISSING])
+
+    assert not mirror.is_scattered(bare)
+    assert len(packs_of(bare)) == 1
+    assert loose_of(bare) == 0
+    assert objects.has_commit(bare, rolled)
+    assert not objects.has_commit(bare, lost)
+    assert git(bare, "for-each-ref").splitlines() == [line for line in before if lost not in line]
+    git(bare, "fsck", "--full", "--strict")
+    assert sorted(path.name for path in bare.parent.iterdir()) == ["app.git", "app.lock"]
+    new = repo.commit()
+    assert mirror.fetch(repo.url, bare, [new], None) == {"missing": []}
+
+
+def test_a_collection_that_was_killed_is_done_again(repo: Repo, bare: Path) -> None:
+    mirror.fetch(repo.url, bare, [repo.head], None)
+    (bare.parent / ".collected-app.git").mkdir()
+    (bare.parent / ".collected-app.git" / "half").write_text("half")
+    mirror.collect(bare, [repo.head])
+    mirror.collect(bare, [repo.head])  # nothing new: the same pack again
+    assert len(packs_of(bare)) == 1
+    git(bare, "fsck", "--full", "--strict")
+
+
+def test_a_reader_finds_everything_while_its_mirror_is_collected(repo: Repo, bare: Path, tmp_path: Path) -> None:
+    mirror.fetch(repo.url, bare, [repo.head], None)
+    out = tmp_path / "out"
+    checkout.checkout(bare, repo.head, out)
+    mirror.collect(bare, [repo.head])
+    git(out, "fsck", "--full")
+    assert git(out, "log", "--format=%H").split() == [repo.head]
+
+
+def test_few_packs_are_left_alone(repo: Repo, bare: Path) -> None:
+    mirror.fetch(repo.url, bare, [], None)
+    assert not mirror.is_scattered(bare)
+    assert not mirror.is_scattered(bare.parent / "none.git")

@@ -92,7 +92,7 @@ class Bench:
         self.mirrors = root / "mirrors"
         self.mirror = self.mirrors / mirror_name(self.url)
         self.pool = WorkerPool("reconciler.git.worker", [str(DEADLINE_S)], 1)
-        self.ask = Asking(self.pool.ask, WorkerFailed)
+        self.ask = Asking(self.pool.ask, self.pool.ask, WorkerFailed)
 
         async def in_place(call: Any, *arguments: Any) -> Any:
             return call(*arguments)

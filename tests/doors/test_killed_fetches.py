@@ -51,7 +51,7 @@ def kill_in_the_middle(root: Path, rounds: int) -> None:
 
     async def go(url: str) -> None:
         pool = WorkerPool("reconciler.git.worker", ["30"], 1)
-        ask = Asking(pool.ask, WorkerFailed)
+        ask = Asking(pool.ask, pool.ask, WorkerFailed)
         request = {"op": "fetch", "url": url, "mirror": str(mirror), "pins": [commit], "login": None}
         killed = sizes = 0
         for _ in range(rounds):

@@ -177,6 +177,11 @@ ORDER BY fence DESC LIMIT 1;
 -- name: outcomes
 SELECT target, status, COUNT(*) AS count FROM deploys GROUP BY target, status;
 
+-- name: commits
+SELECT commit_id FROM deploys
+UNION SELECT desired_commit FROM targets WHERE desired_commit IS NOT NULL
+UNION SELECT commit_id FROM config_head;
+
 -- name: prunable
 SELECT id FROM (
     SELECT id, status, finished_at, ROW_NUMBER() OVER (PARTITION BY target ORDER BY fence DESC) AS age
