@@ -50,8 +50,7 @@ class NotVersion2(Exception):  # noqa: N818 - named as what it is
 class GitHttp:
     """Sends commands of protocol version 2."""
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self) -> None:
         self._formats: dict[str, str] = {}  # object formats of repositories that speak version 2, by URL
         self._hosts: set[str] = set()  # that have such a repository
         self._session: aiohttp.ClientSession | None = None
@@ -158,7 +157,7 @@ def _check_status(status: int, address: str, headers: Mapping[str, str], *, has_
         target = headers.get("Location", "another place").partition("/info/refs")[0]
         raise SourceError(SourceReason.REDIRECTED, f"{address} redirects; write {target} instead, if you trust it")
     after = _retry_after_s(headers.get("Retry-After", ""))
-    wait = f", and asks us to wait for {after:g} s" if after is not None else ""
+    wait = f", and asks us to wait for {after:.0f} s" if after is not None else ""
     if status in _SERVER_ERRORS:
         raise SourceError(SourceReason.SERVER_ERROR, f"{address} answered {status}{wait}", retry_after_s=after)
     reason = _STATUS.get(status, SourceReason.PROTOCOL_ERROR)

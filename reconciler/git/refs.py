@@ -49,7 +49,7 @@ class Refs:
         self._ask = ask
         self._blocking = blocking
         self._odd: set[str] = set()  # URLs that need the fallback
-        self._http = GitHttp(timeout_s)
+        self._http = GitHttp()
         self._ssh = SshPolls(timeout_s)
 
     async def close(self) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import faults
-from support.faults import Fault, FaultyServer, instead, misbehaving
+from support.faults import CASES, Fault, FaultyServer, misbehaving
 from support.repos import Application, git
 
 from reconciler.errors import SourceError
@@ -26,62 +25,6 @@ DEADLINE_S = 2.0
 LATE_S = 1.0  # beyond the deadline, as promised; the machine may be busy, so the test allows as much again and more
 SLACK_S = 6.0
 MAIN = "refs/heads/main"
-
-NEXT_CENTURY = "Fri, 20 Nov 2099 10:00:00 GMT"
-ELSEWHERE = instead("302 Found", b"", ("Location", "http://127.0.0.2:1/x"))
-IN_CIRCLES = instead("301 Moved", b"", ("Location", "/app/.git/info/refs?service=git-upload-pack"))
-CASES: list[tuple[str, str, Fault, set[R]]] = [
-    ("silent", "advertise", faults.silent, {R.TIMEOUT}),
-    ("dripping", "advertise", faults.dripping, {R.TIMEOUT}),
-    ("stuck half-way", "advertise", faults.stuck, {R.TIMEOUT}),
-    ("cut off", "advertise", faults.half, {R.PROTOCOL_ERROR, R.UNREACHABLE}),
-    ("garbage", "advertise", faults.garbage, {R.PROTOCOL_ERROR}),
-    ("empty", "advertise", faults.empty, {R.PROTOCOL_ERROR}),
-    ("HTML", "advertise", instead("200 OK", b"<html>log in</html>", ("Content-Type", "text/html")), {R.PROTOCOL_ERROR}),
-    ("401", "advertise", instead("401 Unauthorized"), {R.AUTHENTICATION_FAILED}),
-    ("403", "advertise", instead("403 Forbidden"), {R.FORBIDDEN}),
-    ("404", "advertise", instead("404 Not Found"), {R.NOT_FOUND}),
-    ("410", "advertise", instead("410 Gone"), {R.NOT_FOUND}),
-    ("429", "advertise", instead("429 Too Many Requests", b"", ("Retry-After", "7")), {R.RATE_LIMITED}),
-    ("500", "advertise", instead("500 Internal Server Error"), {R.SERVER_ERROR}),
-    (
-        "503",
-        "advertise",
-        instead("503 Service Unavailable", b"", ("Retry-After", "Fri, 20 Nov 2099 10:00:00 GMT")),
-        {R.SERVER_ERROR},
-    ),
-    ("418", "advertise", instead("418 I'm a teapot"), {R.PROTOCOL_ERROR}),
-    (
-        "a redirect to another host",
-        "advertise",
-        ELSEWHERE,
-        {R.REDIRECTED},
-    ),
-    (
-        "a redirect to itself",
-        "advertise",
-        IN_CIRCLES,
-        {R.REDIRECTED},
-    ),
-    ("a flood of refs", "advertise", faults.flood, {R.TOO_LARGE, R.TIMEOUT}),
-    ("a wrong object format", "advertise", faults.sha256, {R.PROTOCOL_ERROR, R.SERVER_ERROR}),
-    ("silent", "refs", faults.silent, {R.TIMEOUT}),
-    ("dripping", "refs", faults.dripping, {R.TIMEOUT}),
-    ("cut off", "refs", faults.half, {R.PROTOCOL_ERROR}),
-    ("garbage", "refs", faults.garbage, {R.PROTOCOL_ERROR}),
-    ("empty", "refs", faults.empty, {R.PROTOCOL_ERROR}),
-    ("a flood of refs", "refs", faults.flood, {R.TOO_LARGE, R.TIMEOUT}),
-    ("500", "refs", instead("500 Internal Server Error"), {R.SERVER_ERROR}),
-    ("401", "refs", instead("401 Unauthorized"), {R.AUTHENTICATION_FAILED}),
-    ("silent", "pack", faults.silent, {R.TIMEOUT}),
-    ("dripping", "pack", faults.dripping, {R.TIMEOUT}),
-    ("stuck half-way", "pack", faults.stuck, {R.TIMEOUT}),
-    ("cut off", "pack", faults.half, {R.PROTOCOL_ERROR, R.UNREACHABLE, R.CORRUPT}),
-    ("flipped bytes", "pack", faults.flipped, {R.CORRUPT, R.PROTOCOL_ERROR}),
-    ("garbage", "pack", faults.garbage, {R.PROTOCOL_ERROR, R.CORRUPT}),
-    ("403", "pack", instead("403 Forbidden"), {R.FORBIDDEN}),
-    ("500", "pack", instead("500 Internal Server Error"), {R.SERVER_ERROR}),
-]
 
 
 class Bench:

@@ -20,6 +20,10 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that went away in the middle: that is what some of them are for."""
 
 
 class _Quiet(WSGIRequestHandler):
@@ -109,8 +113,8 @@ def serving(root: Path, certificate: Path | None = None) -> Iterator[GitServer]:
 
 
 @contextmanager
-def serve(app: S, certificate: Path | None = None) -> Iterator[S]:
-    server = make_server("127.0.0.1", 0, app, server_class=_Server, handler_class=_Quiet)
+def serve(app: S, certificate: Path | None = None, host: str = "127.0.0.1") -> Iterator[S]:
+    server = make_server(host, 0, app, server_class=_Server, handler_class=_Quiet)
     app.url = f"http://127.0.0.1:{server.server_port}"
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
