@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,17 @@ class Fetcher:
         self._hosts: dict[str, asyncio.Semaphore] = {}
 
     async def fetch(
-        self, url: str, needs: Needs, found: Mapping[str, str], tags: dict[str, str] | None
+        self, url: str, needs: Needs, found: Mapping[str, str], tags: dict[str, str] | None, *, anew: bool
     ) -> frozenset[str]:
         """Bring the mirror to `found`, what a poll told of the wanted refs; return the pins that the server lacks.
 
-        `tags` are all of the server's, where the poll told them too. Raises SourceError.
+        `tags` are all of the server's, where the poll told them too. With `anew` the old mirror is thrown away: it is
+        damaged. Raises SourceError.
         """
         began = clock.monotonic()
         missing: frozenset[str] = frozenset()
-        if not await self._fetch_little(url, needs, found, tags):
-            missing = await self._fetch_whole(url, needs)
+        if anew or not await self._fetch_little(url, needs, found, tags):
+            missing = await self._fetch_whole(url, needs, anew=anew)
         self._doors.listener.hear(GitOperation("fetch", clock.monotonic() - began))
         return missing
 
@@ -72,7 +74,7 @@ class Fetcher:
         }
         return (await doors.ask(request, doors.settings.git_timeout_s))["unusable"] is None
 
-    async def _fetch_whole(self, url: str, needs: Needs) -> frozenset[str]:
+    async def _fetch_whole(self, url: str, needs: Needs, *, anew: bool) -> frozenset[str]:
         doors = self._doors
         login = await doors.credentials.login(url)
         request: dict[str, Any] = {
@@ -80,10 +82,13 @@ class Fetcher:
             "url": url,
             "mirror": str(doors.state.mirrors / mirror_name(url)),
             "pins": sorted(needs.pins),
+            "anew": anew,
             "login": login.as_message() if login else None,
         }
         async with self._hosts.setdefault(urls.parse(url).host, asyncio.Semaphore(MAX_PER_HOST)):
             answer = await doors.ask(request, doors.settings.git_timeout_s)
+        if answer.get("made_anew"):  # libgit2 reads packs of the old one as long as anything here holds it
+            await doors.git(gc.collect)
         return frozenset(answer["missing"])
 
 

@@ -56,6 +56,7 @@ class _Entry:
     known: tuple[object, Mapping[str, str]] | None = None  # the mirror, and where it has the wanted refs
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # ref to commit, and until when to look
     last_end: float = -math.inf  # of a poll, on the monotonic clock
+    is_damaged: bool = False  # the mirror turned out to be: it is made anew
     is_early: bool = True  # somebody asked for the poll that is due
     late_s: float = 0.0  # how long after its due time the last poll began
 
@@ -129,7 +130,7 @@ class Poller:
         """Fetch a Source again whose mirror turned out to be damaged."""
         entry = self._entries.get(url)
         if entry is not None:
-            entry.missing = entry.needs.pins
+            entry.missing, entry.is_damaged = entry.needs.pins, True
             self._make_due(entry, "repair")
 
     def poke(self, url: str, trigger: str) -> None:
@@ -256,7 +257,7 @@ class Poller:
         """Ask for refs, fetch where something is new; return whether something was. Raises SourceError."""
         needs, found = entry.needs, dict[str, str]()
         tags: dict[str, str] | None = None
-        is_new = bool(entry.missing)
+        is_new = bool(entry.missing) or entry.is_damaged
         if needs.refs:
             began = time.monotonic()
             if entry.trigger in EXPECTANT:
@@ -271,7 +272,8 @@ class Poller:
             is_new = is_new or not await self._is_known(url, entry, found)
         if is_new:
             entry.known = None
-            entry.missing = await self._fetcher.fetch(url, needs, found, tags)
+            entry.missing = await self._fetcher.fetch(url, needs, found, tags, anew=entry.is_damaged)
+            entry.is_damaged = False
         if entry.announced:
             await self._forget_visible(url, entry)
         if entry.missing:

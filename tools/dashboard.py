@@ -224,6 +224,16 @@ ROWS: dict[str, list[Panel]] = {
             "reqps",
         ),
         Panel(
+            "Lateness of polls",
+            "How long after their time polls begin, nearly all of them; seconds mean that the machine or the servers "
+            "cannot keep up.",
+            {
+                "p99": "histogram_quantile(0.99, sum by (le) "
+                '(rate(reconciler_poll_lateness_seconds_bucket{job="$job"}[5m])))'
+            },
+            "s",
+        ),
+        Panel(
             "Webhooks",
             "Deliveries by what became of them; unauthenticated ones mean that secrets differ.",
             {

@@ -8,6 +8,7 @@ pin alive, so that no rewritten branch takes a deployed commit away.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import time
@@ -96,21 +97,31 @@ def locked(mirror: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def fetch(url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | None) -> dict[str, Any]:
-    """Bring the mirror up to date; return which of `pins` it has not got.
+def fetch(
+    url: str, mirror: Path, pins: Sequence[str], login: dict[str, Any] | None, *, anew: bool = False
+) -> dict[str, Any]:
+    """Bring the mirror up to date; return which of `pins` it has not got, and whether it was made anew.
 
-    Raises SourceError with a reason of the closed list. A damaged mirror is made anew, once.
+    Raises SourceError with a reason of the closed list. A mirror that is found damaged is made anew, once; one that is
+    known to be, at once (`anew`).
     """
     check_space(mirror.parent)
     with locked(mirror):
+        if anew:
+            discard(mirror)
         remove_leftovers(mirror)
+        missing: list[str] | None = None
         try:
-            return {"missing": _fetch(url, mirror, pins, login)}
+            missing = _fetch(url, mirror, pins, login)
         except SourceError:
             if not is_damaged(mirror):
                 raise
+        if missing is None or (missing and is_damaged(mirror)):  # what is missing may be here, and not to be read
             discard(mirror)
-            return {"missing": _fetch(url, mirror, pins, login), "made_anew": True}
+            anew = True
+            gc.collect()  # libgit2 reads a pack of the same name from memory while anything holds the old one
+            missing = _fetch(url, mirror, pins, login)
+        return {"missing": missing, "made_anew": True} if anew else {"missing": missing}
 
 
 def list_refs(url: str, prefixes: Sequence[str], login: dict[str, Any] | None, scratch: Path) -> dict[str, str]:

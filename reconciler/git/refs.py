@@ -125,12 +125,11 @@ class Refs:
             return None
         login = await self._credentials.login(url)
         wanted, held = sorted(wants), sorted(haves)
+        sending = asyncio.ensure_future(self._pack(url, wanted, held, login) if wanted else _given(b""))
+        listing = asyncio.ensure_future(self._tags(url, login) if tags is None else _given(tags))
         try:
             async with asyncio.timeout(self._timeout_s):
-                pack, listed = await asyncio.gather(
-                    self._pack(url, wanted, held, login) if wanted else _given(b""),
-                    self._tags(url, login) if tags is None else _given(tags),
-                )
+                pack, listed = await asyncio.gather(sending, listing)
         except TimeoutError:
             raise _late(url, self._timeout_s) from None
         except NotVersion2:
@@ -139,6 +138,9 @@ class Refs:
             if error.reason in _TRY_WHOLE:
                 return None
             raise
+        finally:  # where one failed, nobody waits for the other
+            sending.cancel()
+            listing.cancel()
         return Increment(pack, listed)
 
     async def _pack(self, url: str, wants: Sequence[str], haves: Sequence[str], login: Login | None) -> bytes:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reconciler.errors import SourceError
+from reconciler.errors import SourceError, SourceReason
 from reconciler.git import checkout, kept, library, mirror, packs, pinning, submodules
 
 MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
@@ -29,7 +29,8 @@ MEMORY_LIMIT = 3 * 1024**3  # address space; packs are mapped into it
 
 def _fetch(request: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["mirror"])
-    answer = mirror.fetch(request["url"], folder, request["pins"], request["login"])
+    anew = bool(request.get("anew"))
+    answer = mirror.fetch(request["url"], folder, request["pins"], request["login"], anew=anew)
     if request.get("keep"):
         mirror.keep(folder)
     return answer
@@ -111,7 +112,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             stained = library.use_login(request.get("login"), home)
             answer = _OPERATIONS[request["op"]](request)
     except SourceError as error:
-        return {"ok": False, "retire": stained, "reason": error.reason, "message": error.message}
+        # libgit2 keeps what it has read of a damaged mirror: nobody else shall see it.
+        retire = stained or error.reason is SourceReason.CORRUPT
+        return {"ok": False, "retire": retire, "reason": error.reason, "message": error.message}
     except checkout.BadTree as error:
         return {"ok": False, "reason": error.reason, "message": str(error)}
     except MemoryError:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from support.product import Product
-from support.repos import target, targets
+from support.repos import git, target, targets
 from support.servers import serving
 from support.world import World
+
+from reconciler.git.library import mirror_name
 
 SLOW = (
     ".PHONY: deploy\ndeploy:\n\techo started; while ! test -e $(SITE)/go; do sleep 0.05; done; "
@@ -296,3 +298,20 @@ def test_a_demo_ends_by_itself_twice(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert re.search(r"^hello-production +in_sync .* 1 behind main$", done.stdout, re.MULTILINE)
         assert "production.txt: Hello, world." in done.stdout
+
+
+def test_a_mirror_that_is_damaged_deep_within_is_made_anew(world: World) -> None:
+    world.pin(world.app.first, follow="main", retry="{backoff: 100ms, max_backoff: 1s, limit: 30}")
+    with world.product.daemon() as daemon:
+        daemon.wait_in_sync("api", world.app.first)
+        mirror = world.product.state / "mirrors" / mirror_name(world.app.url)
+        for pack in mirror.glob("objects/pack/*.pack"):
+            pack.chmod(0o600)
+            data = bytearray(pack.read_bytes())
+            for index in range(len(data) // 3, len(data) - 24):
+                data[index] ^= 0x55
+            pack.write_bytes(data)
+        assert world.product.run("reconcile", "api").returncode == 0
+        daemon.wait_for(lambda: len(world.product.deployed("api")) == 2, "the deploy to succeed")
+        daemon.wait_in_sync("api", world.app.first)
+    git(mirror, "-c", "safe.directory=*", "fsck", "--full")
