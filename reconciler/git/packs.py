@@ -49,14 +49,13 @@ def unpack(
         try:
             repository = pygit2.Repository(str(folder))
             added = _objects(pack, repository.odb)
-            _require_whole(added, repository.odb)
             _require_commits(added, repository, {*filter(None, heads.values()), *pins})
             old = {ref.name: str(ref.target) for ref in repository.listall_reference_objects() if is_text(ref.name)}
             new = {name: target for name, target in {**heads, **tags}.items() if target and old.get(name) != target}
             if any(target not in added and target not in repository for target in new.values()):
                 raise NotUsable("a tag was not sent")  # of a commit that we had already, or do not follow
-            for kind, data in added.values():
-                repository.odb.write(kind, data)
+            for name in _needed(added, repository.odb, {*new.values(), *pins}):
+                repository.odb.write(*added[name])
             for name in old:
                 if heads.get(name, "") is None or (name.startswith(TAGS) and name not in tags):
                     repository.references.delete(name)
@@ -75,17 +74,31 @@ def _require_commits(added: Mapping[str, Object], repository: pygit2.Repository,
             raise NotUsable(f"commit {commit} was not sent")
 
 
-def _require_whole(added: Mapping[str, Object], odb: pygit2.Odb) -> None:
-    """Raise NotUsable where an object names one that is not there. Older objects have been checked when they came."""
-    for oid, (kind, data) in added.items():
-        needed: Iterator[str] = iter(())
-        if kind == ObjectType.TREE:
-            needed = (found[2].hex() for found in _TREE_ENTRY.finditer(data) if found[1] != _GITLINK)
-        elif kind in (ObjectType.COMMIT, ObjectType.TAG):
-            needed = (found[1].decode() for found in _NAMED.finditer(data.partition(b"\n\n")[0]))
-        for name in needed:
-            if name not in added and not odb.exists(name):
-                raise NotUsable(f"{oid} names {name}, which was not sent")
+def _needed(added: Mapping[str, Object], odb: pygit2.Odb, targets: Iterable[str]) -> set[str]:
+    """Return which of the objects the targets lead to; raise NotUsable where one that they lead to is not there.
+
+    What we had before is whole: it was checked when it came.
+    """
+    needed: set[str] = set()
+    pending = [name for name in targets if name in added]
+    while pending:
+        name = pending.pop()
+        needed.add(name)
+        for child in _names(*added[name]):
+            if child in added:
+                if child not in needed:
+                    pending.append(child)
+            elif not odb.exists(child):
+                raise NotUsable(f"{name} names {child}, which was not sent")
+    return needed
+
+
+def _names(kind: ObjectType, data: bytes) -> Iterator[str]:
+    """Yield the ids that an object names, but for those of submodules."""
+    if kind == ObjectType.TREE:
+        yield from (found[2].hex() for found in _TREE_ENTRY.finditer(data) if found[1] != _GITLINK)
+    elif kind != ObjectType.BLOB:
+        yield from (found[1].decode() for found in _NAMED.finditer(data.partition(b"\n\n")[0]))
 
 
 def _objects(pack: bytes, odb: pygit2.Odb) -> dict[str, Object]:

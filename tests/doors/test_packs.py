@@ -199,8 +199,6 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "a delta before the beginning": lambda: pack_of(bytes([6 << 4 | 1, 0x7F]) + zlib.compress(b"x")),
     "a delta that is damaged": lambda: pack_of(entry(BLOB, b"base"), bytes([6 << 4 | 4, 13]) + zlib.compress(b"abcd")),
     "garbage in place of zlib": lambda: pack_of(bytes([BLOB << 4 | 5]) + b"garbage"),
-    "a commit without its tree": lambda: pack_of(entry(COMMIT, TEXT % NOWHERE)),
-    "a tree without its blob": lambda: pack_of(entry(TREE, b"100644 a\0" + b"\2" * 20)),
     "something else than was wanted": lambda: pack_of(entry(BLOB, b"x")),
     "nothing": lambda: b"",
 }
@@ -214,6 +212,28 @@ def test_a_pack_that_cannot_be_believed_changes_no_ref(pair: Pair, name: str) ->
     assert pair.refs() == before
     mirror.fetch(pair.url, pair.mirror, [wanted], None)  # what follows then
     assert pair.refs()[MAIN] == wanted
+
+
+def test_a_commit_without_its_tree_is_not_whole(pair: Pair) -> None:
+    text = TEXT % NOWHERE
+    name = hashlib.sha1(b"commit %d\0" % len(text) + text, usedforsecurity=False).hexdigest()
+    with pytest.raises(NotUsable, match="which was not sent"):
+        packs.unpack(pair.mirror, pack_of(entry(COMMIT, text)), {MAIN: name}, {}, ())
+
+
+def test_a_tree_without_its_blob_is_not_whole(pair: Pair) -> None:
+    tree = b"100644 a\0" + b"\2" * 20
+    oid = hashlib.sha1(b"tree %d\0" % len(tree) + tree, usedforsecurity=False).hexdigest()
+    text = TEXT % oid.encode()
+    name = hashlib.sha1(b"commit %d\0" % len(text) + text, usedforsecurity=False).hexdigest()
+    with pytest.raises(NotUsable, match="which was not sent"):
+        packs.unpack(pair.mirror, pack_of(entry(COMMIT, text), entry(TREE, tree)), {MAIN: name}, {}, ())
+
+
+def test_what_nothing_leads_to_is_not_written(pair: Pair) -> None:
+    packs.unpack(pair.mirror, pack_of(entry(BLOB, b"garbage")), {MAIN: pair.repo.head}, {}, ())
+    oid = hashlib.sha1(b"blob 7\0garbage", usedforsecurity=False).hexdigest()
+    assert git(pair.mirror, "cat-file", "-t", oid, check=False) == ""
 
 
 def test_flipped_bytes_never_pass(pair: Pair) -> None:
