@@ -57,7 +57,7 @@ class _Entry:
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # ref to commit, and until when to look
     last_end: float = -math.inf  # of a poll, on the monotonic clock
     is_damaged: bool = False  # the mirror turned out to be: it is made anew
-    is_early: bool = True  # somebody asked for the poll that is due
+    is_early: bool = False  # somebody asked for the poll that is due
     late_s: float = 0.0  # how long after its due time the last poll began
 
 
@@ -95,7 +95,6 @@ class Poller:
             if entry is None:
                 state = remembered.get(url) or SourceState(url=url, interval_s=wanted.interval_s)
                 entry = self._entries[url] = _Entry(wanted, state, due=None)
-                entry.is_early = False
                 self.generation += 1
             asked_before = entry.missing
             if wanted.pins != entry.needs.pins or entry.due is None:
@@ -114,6 +113,7 @@ class Poller:
             entry = self._entries.pop(url)
             if entry.task is not None:
                 entry.task.cancel()
+        self._ended.set()
         return gone
 
     def forgotten(self, now: datetime, after_s: float) -> list[str]:

@@ -41,6 +41,7 @@ _STATUS = {
 _REDIRECTS = range(300, 400)
 _SERVER_ERRORS = range(500, 600)
 _USUAL_FORMAT = "sha1"
+_ODD = (SourceReason.PROTOCOL_ERROR, SourceReason.SERVER_ERROR)  # what git answers where it is another format
 
 
 class NotVersion2(Exception):  # noqa: N818 - named as what it is
@@ -75,7 +76,7 @@ class GitHttp:
             except pktline.NotPktLine:
                 pass  # perhaps this one is another kind of repository
             except SourceError as error:
-                if error.reason is not SourceReason.PROTOCOL_ERROR:
+                if error.reason not in _ODD:
                     raise
             else:
                 self._formats[url] = _USUAL_FORMAT

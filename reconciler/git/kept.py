@@ -125,11 +125,11 @@ def _strays(path: bytes, tree: pygit2.Oid, repository: pygit2.Repository) -> tup
         if expected or len(files) < len(found):
             files |= {entry.name for entry in found if entry.is_symlink()}
             folders = {entry.name for entry in found if entry.is_dir(follow_symlinks=False)}
+            others = {entry.name for entry in found} - files - folders
             if folder is path:
                 folders.remove(b".git")  # ours
-                files.discard(b".git")
-            strays += [folder + b"/" + name for name in folders - expected.keys() | files & expected.keys()]
-            strays += [entry.path for entry in found if entry.name not in files | folders | {b".git"}]
+            odd = others | (folders - expected.keys()) | (files & expected.keys())
+            strays += [folder + b"/" + name for name in odd]
             pending += [(folder + b"/" + name, expected[name]) for name in folders & expected.keys()]
         strays += [folder + b"/" + name for name in files - names]
     return strays, trees

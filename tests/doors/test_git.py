@@ -90,6 +90,25 @@ def test_a_poll_over_http_is_one_small_request_after_the_first(tmp_path: Path, r
     assert server.requests == ["GET /app/.git/info/refs", *["POST /app/.git/git-upload-pack"] * 3]
 
 
+def test_what_a_host_speaks_is_asked_once(tmp_path: Path, repo: Repo, server: GitServer) -> None:
+    other = Repo(repo.path.parent / "other")
+    other.commit()
+    git(repo.path.parent, "init", "-q", "-b", "main", "--object-format=sha256", "long")
+    long = repo.path.parent / "long"
+    git(long, "commit", "-q", "--allow-empty", "-m", "first")
+
+    async def go() -> None:
+        refs = Refs(Credentials([]), tmp_path, TIMEOUT_S, Asking(none_asked, none_asked, WorkerFailed), in_place)
+        for name, head in (("app", repo.head), ("other", other.head), ("long", git(long, "rev-parse", "HEAD"))):
+            assert await refs.poll(f"{server.url}/{name}/.git", ["refs/heads/main"]) == {"refs/heads/main": head}
+        await refs.close()
+
+    asyncio.run(go())
+    asked = [line.split()[0] + " " + line.split("/")[1] for line in server.requests]
+    # The third is no repository of the usual kind, which its answer tells; only then is it asked what it is.
+    assert asked == ["GET app", "POST app", "POST other", "POST long", "GET long", "POST long"]
+
+
 def test_a_poll_asks_for_what_is_wanted_and_nothing_longer(tmp_path: Path, repo: Repo, server: GitServer) -> None:
     git(repo.path, "branch", "main-2")
     git(repo.path, "tag", "-a", "v1", "-m", "v1")

@@ -234,6 +234,8 @@ MESSES: dict[str, Change] = {
     "another name of a file outside": hard_linked,
     "a repository within": repository_within,
     "a file named .git": write("a/.git", "gitdir: /nowhere"),
+    "a pipe named .git": lambda tree: os.mkfifo(tree / "a" / ".git"),
+    "a link named .git": lambda tree: (tree / "a" / ".git").symlink_to(tree.parent / "canary"),
     "no index": gone(".git/index"),
     "a damaged index": lambda tree: (tree / ".git" / "index").write_bytes(b"garbage" * 100),
     "no .git": gone(".git"),
