@@ -79,7 +79,8 @@ async def ours(base: str, folder: Path, url: str, bundle: Path) -> Cost:
     async def nobody(*_: Any) -> Any:
         raise AssertionError("nothing is asked of a worker here")
 
-    credentials = Credentials([Credential(url=base, username="any", ca_file=str(bundle))])
+    secure = base.startswith("https")
+    credentials = Credentials([Credential(url=base, username="any", ca_file=str(bundle))] if secure else [])
     refs = Refs(credentials, folder, 30.0, nobody, nobody)
     poll: Callable[[], Awaitable[object]] = lambda: refs.poll(url, ["refs/heads/main"])  # noqa: E731 - said once
     await asyncio.gather(*(poll() for _ in range(AT_ONCE)))

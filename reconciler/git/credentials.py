@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import jwt
 
 from reconciler import urls
 from reconciler.config.settings import Credential, GitHubApp
@@ -94,6 +93,8 @@ class Credentials:
 
 async def _ask_for_token(prefix: str, app: GitHubApp, credential: Credential) -> str:
     """Return a token of an app's installation. Source: docs.github.com, "Generating an installation access token"."""
+    import jwt  # noqa: PLC0415 - with its cryptography five megabytes, which only GitHub's apps need
+
     now = int(time.time())
     claims = {"iat": now - 60, "exp": now + APP_PROOF_S, "iss": app.app_id}  # GitHub's clock may be behind ours
     refused = SourceReason.AUTHENTICATION_FAILED

@@ -16,6 +16,7 @@ from reconciler.errors import SourceError, SourceReason, StateError
 # 1.9.7 is the first libgit2 without the command injection and credential leaks of 2026 (CVE-2026-5917,
 # CVE-2026-53583 to 53587).
 OLDEST_LIBGIT2 = (1, 9, 7)
+TAGS = "refs/tags/"
 PIN_REFS = "refs/reconciler/pins/"  # ours, in every mirror: they keep commits alive
 
 

@@ -17,7 +17,7 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from reconciler.git import mirror
-from reconciler.git.refs import TAGS
+from reconciler.git.library import TAGS
 from reconciler.text import is_text
 
 MAX_OBJECTS = 20_000

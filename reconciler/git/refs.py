@@ -12,18 +12,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reconciler import urls
 from reconciler.errors import SourceError, SourceReason
 from reconciler.git import objects, pktline
 from reconciler.git.credentials import Credentials, Login
 from reconciler.git.http import GitHttp, NotVersion2
+from reconciler.git.library import TAGS
 from reconciler.git.mirror import SCRATCH
-from reconciler.git.ssh import SshPolls
+
+if TYPE_CHECKING:
+    from reconciler.git.ssh import SshPolls
 
 T = TypeVar("T")
-TAGS = "refs/tags/"
 # Why a small fetch is given up for a whole one. All other reasons hold for that one as well.
 _TRY_WHOLE = frozenset({SourceReason.PROTOCOL_ERROR, SourceReason.TOO_LARGE, SourceReason.SERVER_ERROR})
 
@@ -50,11 +52,12 @@ class Refs:
         self._blocking = blocking
         self._odd: set[str] = set()  # URLs that need the fallback
         self._http = GitHttp()
-        self._ssh = SshPolls(timeout_s)
+        self._ssh: SshPolls | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._ssh.close()
+        if self._ssh is not None:
+            await self._ssh.close()
         await self._http.close()
 
     async def poll(self, url: str, wanted: Sequence[str]) -> dict[str, str]:
@@ -102,6 +105,10 @@ class Refs:
             local: dict[str, str] = await self._blocking(objects.local_refs, parsed.path, wanted)
             return local, {}
         if parsed.scheme == "ssh":
+            if self._ssh is None:
+                from reconciler.git.ssh import SshPolls  # noqa: PLC0415 - ten megabytes that many never need
+
+                self._ssh = SshPolls(self._timeout_s)
             return await self._ssh.poll(parsed, wanted, login), {}
         request = {
             "op": "refs",
