@@ -73,7 +73,6 @@ class Deployer:
         self._state = doors.state
         self._store = doors.store
         self._db = doors.db
-        self._ask = doors.ask
         self._supervisors = doors.supervisors
         self._vault = doors.vault
         self._trees = Trees(doors)
@@ -176,7 +175,8 @@ class Deployer:
         except LeaseLost as error:
             self._listener.hear(Warned("lease.lost", str(error)))
         finally:
-            del self._live[target.name]
+            if self._live.get(target.name) is live:  # once it was recorded, the next one may have begun
+                del self._live[target.name]
             self._ended()
 
     async def _run(self, live: _Live, lease: Lease, one_time: Mapping[str, str]) -> Outcome:

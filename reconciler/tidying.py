@@ -40,14 +40,14 @@ class Tidier:
         self._task: asyncio.Task[None] | None = None
 
     def look(self, snapshot: Snapshot, *, busy: bool) -> None:
-        """Begin what is due; nothing is taken away while deploys run, which borrow from mirrors."""
-        if busy or (self._task is not None and not self._task.done()):
+        """Begin what is due; while deploys run, which borrow from mirrors, nothing of those is taken away."""
+        if self._task is not None and not self._task.done():
             return
-        lost = self._poller.forgotten(clock.now(), self._doors.settings.forget_after_s)
+        lost = [] if busy else self._poller.forgotten(clock.now(), self._doors.settings.forget_after_s)
         lost = [url for url in lost if (self._doors.state.mirrors / mirror_name(url)).exists()]
         is_due = clock.monotonic() - self._last > EVERY_S
         if lost or is_due:
-            self._task = asyncio.create_task(self._tidy(snapshot, lost, is_due=is_due), name="tidy")
+            self._task = asyncio.create_task(self._tidy(snapshot, lost, is_due=is_due, busy=busy), name="tidy")
 
     async def close(self) -> None:
         """End what runs."""
@@ -56,13 +56,14 @@ class Tidier:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _tidy(self, snapshot: Snapshot, lost: Sequence[str], *, is_due: bool) -> None:
+    async def _tidy(self, snapshot: Snapshot, lost: Sequence[str], *, is_due: bool, busy: bool) -> None:
         try:
             for url in lost:
                 await self._take_away(snapshot, url)
             if is_due:
                 self._last = clock.monotonic()
                 await self._prune()
+            if is_due and not busy:
                 await asyncio.to_thread(mirrors.remove_unneeded, self._doors.state.mirrors, self._poller.states)
                 await self._trees.keep_only(in_force(snapshot.entries))
                 await self._collect()

@@ -50,12 +50,13 @@ def check_out(mirror: Path, commit: str, destination: Path, kept: Path) -> None:
         size = _bring_forward(kept, mirror, commit, destination)
     except NotKept:
         size = checkout(mirror, commit, destination)
-    if size.entries >= KEEP_FROM and not size.has_submodules:
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copy2(destination / ".git" / INDEX, kept / INDEX)
-        (kept / COMMIT).write_text(json.dumps([commit, size.entries, size.bytes]), encoding="ascii")
-    else:
-        remove(kept)
+    with suppress(OSError):  # no deploy fails because its tree cannot be kept
+        if size.entries >= KEEP_FROM and not size.has_submodules:
+            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copy2(destination / ".git" / INDEX, kept / INDEX)
+            (kept / COMMIT).write_text(json.dumps([commit, size.entries, size.bytes]), encoding="ascii")
+        else:
+            remove(kept)
 
 
 def _bring_forward(kept: Path, mirror: Path, commit: str, destination: Path) -> Size:
